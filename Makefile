@@ -1,0 +1,48 @@
+# Every target is one command that also works alone; where there is no make, type that.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTHON ?= python3
+
+COMPETITIONS := $(patsubst competitions/%/__init__.py,%,$(wildcard competitions/*/__init__.py))
+TARGETS := $(subst _,-,$(COMPETITIONS))
+
+.PHONY: help setup test check format list doctor leaderboard clean $(TARGETS)
+
+help:  ## this list
+	@echo "make setup          .venv with everything; all other targets do it when needed"
+	@echo "make test           the tests;  make check  format, lint, types, tests"
+	@echo "make NAME           train, score and write the submission of: $(TARGETS)"
+	@echo "make list doctor leaderboard"
+
+setup: $(READY)
+
+# uv is taken where it is installed, else fetched once into a folder of its own
+$(READY): pyproject.toml constraints.txt
+	@UV=$$(command -v uv || echo $(VENV)-uv/bin/uv); \
+	if [ ! -x "$$UV" ]; then $(PYTHON) -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install -q uv; fi; \
+	"$$UV" venv -q --allow-existing --python "$(PYTHON)" $(VENV) && \
+	"$$UV" pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]' && touch $@
+
+$(TARGETS): setup
+	$(BIN)/kagglekit train $(subst -,_,$@)
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+list doctor leaderboard: setup
+	$(BIN)/kagglekit $@
+
+clean:  ## caches of tools; runs, data and submissions stay
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,103 @@
+"""Predictors of finished runs: what a member, or a whole run, answers to any split."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import competition as competitions
+from . import config as configs
+from . import files
+from .competition import Competition
+from .config import Config
+from .data import Split
+from .errors import UserError
+from .recipe import Predictor, Recipe
+from .run import Key, Run
+
+
+class Fitted:
+    """A run that has fitted members, and the recipe and knobs that they were fitted with."""
+
+    def __init__(self, competition: Competition, run: Run) -> None:
+        self.competition, self.run = competition, run
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What run.json says."""
+        return self.run.manifest()
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe, as the competition's code has it now."""
+        return competitions.recipe(
+            self.competition, self.manifest["competition"], self.manifest["recipe"]
+        )
+
+    @cached_property
+    def config(self) -> Config:
+        """The knobs the run was trained with."""
+        saved = files.read_json(self.run.folder / "config.json")
+        config: Config = configs.load(type(self.recipe.config), saved)
+        return config
+
+    @property
+    def keys(self) -> list[Key]:
+        """The members that have answered."""
+        folds: list[int | None] = [*range(self.manifest["folds_wanted"]), None]
+        keys = [Key(fold, seed) for seed in self.manifest["seeds"] for fold in folds]
+        return [key for key in keys if self.run.finished(key)]
+
+    def predictor(self, key: Key) -> Predictor:
+        """What `key` answers; for a fit on all rows that was not made, the mean of its folds.
+
+        Restored at the first question, so that predictors nobody asks cost nothing.
+        """
+        return _Lazy(self, self._members(key))
+
+    def _members(self, key: Key) -> list[Key]:
+        if key in self.keys or key.fold is not None:
+            return [key]
+        return [other for other in self.keys if other.seed == key.seed]
+
+    def whole(self) -> Predictor:
+        """What the run answers to a test: its fits on all rows, else the mean over its members."""
+        keys = [key for key in self.keys if key.fold is None] or self.keys
+        if not keys:
+            raise UserError(
+                f"run {self.run.name} has no finished member: train it to the end first"
+            )
+        return _Lazy(self, keys)
+
+    def restore(self, key: Key) -> Predictor:
+        """The predictor of one member."""
+        needs = self.manifest.get("needs", {})
+        before = {
+            name: Fitted(self.competition, self._sibling(run)).predictor(key)
+            for name, run in needs.items()
+        }
+        return self.recipe.restore(self.run.member(key), self.config, before)
+
+    def _sibling(self, name: str) -> Run:
+        folder: Path = self.run.folder.with_name(name)
+        if not folder.exists():
+            raise UserError(f"{self.run.name} needs run {name}, whose folder {folder} is gone")
+        return Run(folder)
+
+
+class _Lazy:
+    """The combined answer of several members, restored at the first question."""
+
+    def __init__(self, fitted: Fitted, keys: list[Key]) -> None:
+        self.fitted, self.keys = fitted, keys
+
+    @cached_property
+    def predictors(self) -> list[Predictor]:
+        return [self.fitted.restore(key) for key in self.keys]
+
+    def __call__(self, split: Split) -> np.ndarray:
+        answers = np.stack([predictor(split) for predictor in self.predictors])
+        return self.fitted.competition.combine(answers)

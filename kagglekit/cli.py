@@ -1,0 +1,244 @@
+"""The command line: what a user types, and what comes back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import KagglekitError, UserError
+
+Json = dict[str, Any]
+Show = Callable[[Json], None]  # prints a result for people
+
+_DESCRIPTION = """\
+From a Kaggle download to a checked submission: cross-validation, test-time augmentation,
+submission CSV, leaderboard. Positionals say what, key=value says with what.
+"""
+_EPILOG = """\
+examples:
+  kagglekit list                                    what there is
+  kagglekit train fit_1d                            the default recipe
+  kagglekit train mics_mnist cnn epochs=20 lr=3e-3  another one, with other knobs
+  kagglekit leaderboard mics_mnist                  what came out
+
+exit codes: 0 done; 1 a bug of ours; 2 the input is at fault; 3 outcome unknown;
+4 network or Kaggle; 130, 143 interrupted, the same command goes on
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = _parse(typed)
+        options.command = shlex.join(["kagglekit", *typed])
+        if options.competitions:
+            os.environ["KAGGLEKIT_COMPETITIONS"] = options.competitions
+        return int(options.run(options))
+    except KagglekitError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("interrupted: the same command goes on where this one stopped", 130)
+    except BrokenPipeError:  # the reader has seen enough, as in `kagglekit list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        from .files import explain
+
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        return _complain(sentence, 2)
+    except Exception as error:
+        return _show_bug(error)
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"kagglekit: {sentence}", file=sys.stderr)
+    return code
+
+
+def _show_bug(error: Exception) -> int:
+    """A traceback that starts at the competition's own code, where that is to blame."""
+    from .folders import competitions
+
+    home = str(competitions().resolve())
+    trace = error.__traceback__
+    while trace is not None and not trace.tb_frame.f_code.co_filename.startswith(home):
+        trace = trace.tb_next
+    traceback.print_exception(type(error), error, trace or error.__traceback__)
+    return 1
+
+
+# --- what can be typed --------------------------------------------------------------------------
+
+
+def _parse(typed: list[str]) -> argparse.Namespace:
+    """The options; key=value may stand anywhere, also after options."""
+    options, rest = _parser().parse_known_args(typed)
+    strangers = [text for text in rest if text.startswith("-") or "=" not in text]
+    if strangers or (rest and not hasattr(options, "assignments")):
+        raise UserError(
+            f"{(strangers or rest)[0]!r} is not known to `kagglekit {options.verb}`; see --help"
+        )
+    if rest:
+        options.assignments = [*options.assignments, *rest]
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that complains in one sentence."""
+
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "kagglekit", description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"kagglekit {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    shared = _Parser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="one JSON document on stdout, no more")
+    shared.add_argument(
+        "--competitions", metavar="DIR",
+        help="folder of competitions (default: $KAGGLEKIT_COMPETITIONS, else ./competitions)",
+    )  # fmt: skip
+
+    def verb(name: str, run: Callable[[Any], int], help: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=help, description=help, parents=[shared])
+        made.set_defaults(run=run)
+        return made
+
+    listed = verb("list", _list, "competitions, their recipes, whether data is here, best score")
+    listed.add_argument("name", nargs="?", help="show this competition's recipes with their knobs")
+    _add_train(verb("train", _train, "train a recipe: cross-validation, submission, leaderboard"))
+    answers = verb("predict", _predict, "let a finished run answer another test set")
+    answers.add_argument("name", help="the competition")
+    answers.add_argument("which", metavar="RUN", help="the run, or the beginning of its name")
+    answers.add_argument("--data", required=True, type=Path, metavar="DIR", help="the test set")
+    answers.add_argument("--out", type=Path, metavar="FILE", help="the CSV to write")
+    board = verb("leaderboard", _leaderboard, "runs with their scores, best first")
+    board.add_argument("name", nargs="?", help="one competition only")
+    board.add_argument("--rebuild", action="store_true", help="read all run folders again")
+    practice = verb("practice", _practice, "write offline stand-in data")
+    practice.add_argument("name", help="the competition")
+    practice.add_argument("kind", nargs="?", help="which practice data, where there are several")
+    verb("doctor", _doctor, "what is here, what is missing, and what to do about it")
+    return parser
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the competition")
+    parser.add_argument(
+        "assignments", nargs="*", metavar="RECIPE key=value",
+        help="the recipe (default: the competition's first), and knobs to change",
+    )  # fmt: skip
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
+    parser.add_argument("--seeds", type=_positive, default=1, metavar="N", help="seeds a fold")
+    parser.add_argument("--folds", type=_numbers, metavar="0,1", help="train these folds only")
+    parser.add_argument("--rows", type=_positive, metavar="N", help="a subset, for a quick look")
+    parser.add_argument("--fresh", action="store_true", help="ignore caches and earlier runs")
+    parser.add_argument("--slug", metavar="S", help="the competition's name on Kaggle this year")
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above zero")
+    return value
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of fold numbers, as in 0,1")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+# --- what is done -------------------------------------------------------------------------------
+
+
+def _train(options: argparse.Namespace) -> int:
+    recipes = [text for text in options.assignments if "=" not in text]
+    if len(recipes) > 1:
+        raise UserError(f"{recipes[1]!r} is neither a recipe nor key=value; one recipe at a time")
+    from . import pipeline
+
+    request = pipeline.Request(
+        name=options.name,
+        recipe=recipes[0] if recipes else None,
+        assignments=tuple(text for text in options.assignments if "=" in text),
+        data=options.data,
+        seeds=options.seeds,
+        folds=options.folds,
+        rows=options.rows,
+        fresh=options.fresh,
+        slug=options.slug,
+        command=options.command,
+    )
+    result = pipeline.train(request, _progress())
+    return _answer(options, result, "summary")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from . import pipeline
+
+    result = pipeline.predict(options.name, options.which, options.data, options.out)
+    return _answer(options, result, "prediction")
+
+
+def _list(options: argparse.Namespace) -> int:
+    from . import overview
+
+    if options.name:
+        return _answer(options, overview.recipes(options.name), "recipes")
+    return _answer(options, overview.competitions(), "competitions")
+
+
+def _leaderboard(options: argparse.Namespace) -> int:
+    from . import overview
+
+    return _answer(options, overview.leaderboard(options.name, options.rebuild), "leaderboard")
+
+
+def _practice(options: argparse.Namespace) -> int:
+    from . import problem
+
+    folder, answers = problem.practise(options.name, problem.find(options.name), options.kind)
+    return _answer(options, {"data": str(folder), "answers": str(answers)}, "practice")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from . import doctor
+
+    findings = doctor.examine()
+    _answer(options, {"findings": doctor.as_json(findings)}, "doctor", findings)
+    return 2 if any(finding.status == "problem" for finding in findings) else 0
+
+
+def _progress() -> Any:
+    from .progress import progress
+
+    return progress(sys.stderr)
+
+
+def _answer(options: argparse.Namespace, result: Json, kind: str, shown: Any = None) -> int:
+    """Print a result: one JSON document, or something to look at."""
+    if options.json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+        return 0
+    from . import display
+
+    display.show(kind, result if shown is None else shown)
+    return 0

@@ -1,0 +1,216 @@
+"""The knobs of a run, and how the command line turns them."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from .errors import UserError
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+
+def knob(
+    default: Any,
+    help: str,
+    least: float | None = None,
+    most: float | None = None,
+    hashed: bool = True,
+) -> Any:
+    """A dataclass field with a sentence of help and, for numbers, its legal range.
+
+    `hashed=False` marks a knob that leaves every answer unchanged: two runs that differ only in
+    it are the same run.
+    """
+    return field(
+        default=default, metadata={"help": help, "least": least, "most": most, "hashed": hashed}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What every recipe can vary. Subclass it to add knobs; each is set by `key=value`."""
+
+    folds: int = knob(5, "folds of the cross-validation", least=2)
+    folds_file: str = knob("", "CSV of `id,fold` that replaces the competition's own folds")
+    seed: int = knob(0, "seed of folds, initial weights, row order and augmentation", least=0)
+    final: Literal["members", "refit"] = knob(
+        "members", "test answers: mean over the folds' models, or one more fit on all rows"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig(Config):
+    """The knobs of a recipe that trains a torch model by gradient descent."""
+
+    epochs: int = knob(10, "passes over the training rows", least=1)
+    min_steps: int = knob(0, "raise `epochs` until there are at least so many steps", least=0)
+    batch_size: int = knob(256, "rows a step", least=1)
+    min_batches: int = knob(
+        1,
+        "smaller batches (16 rows at least) where an epoch would have fewer than so many",
+        least=1,
+    )
+    accumulate: int = knob(1, "batches whose gradients are summed before a step", least=1)
+    optimizer: Literal["adamw", "sgd", "muon"] = knob("adamw", "AdamW, Nesterov SGD or Muon")
+    lr: float = knob(1e-3, "peak learning rate", least=0)
+    adamw_lr: float = knob(
+        1e-3, "Muon only: AdamW's peak rate, for vectors and the first and last layer", least=0
+    )
+    weight_decay: float = knob(1e-2, "decoupled weight decay (SGD: L2 penalty)", least=0)
+    momentum: float = knob(0.9, "momentum of SGD and Muon", least=0, most=1)
+    schedule: Literal["cosine", "onecycle", "constant"] = knob(
+        "cosine", "learning rate after warm-up: cosine to zero, one cycle, or constant"
+    )
+    warmup: float = knob(0.05, "share of all steps over which the rate rises", least=0, most=1)
+    clip_norm: float = knob(0.0, "largest gradient norm; 0 = no clipping", least=0)
+    ema: float = knob(0.0, "decay of the averaged weights that answer; 0 = none", least=0, most=1)
+    label_smoothing: float = knob(0.0, "share spread evenly over all classes", least=0, most=1)
+    mixup: float = knob(0.0, "alpha of mixup's Beta distribution; 0 = none", least=0)
+    dropout: float = knob(0.0, "dropout, where the model has any", least=0, most=1)
+    precision: Precision = knob("auto", "bf16, fp16 or fp32; auto = the fastest that is safe")
+    channels_last: bool = knob(True, "keep images channels-last in memory")
+    compile: Literal["auto", "on", "off"] = knob("auto", "torch.compile; auto = when it pays")
+    data: Literal["auto", "resident", "streamed"] = knob(
+        "auto", "keep all rows on the device, or stream them from worker processes"
+    )
+    workers: int = knob(2, "worker processes of streamed data", least=0, hashed=False)
+    patience: int = knob(
+        0, "stop after so many epochs without gain on rows held out of training; 0 = never", least=0
+    )
+    holdout: float = knob(
+        0.1, "share of the training rows that `patience` and `polish` watch", least=0.001, most=0.9
+    )
+    polish: int = knob(0, "steps of the second-order phase after the last epoch; 0 = none", least=0)
+    polish_method: Literal["lbfgs", "gauss_newton"] = knob(
+        "lbfgs", "method of `polish`: L-BFGS, or Gauss-Newton for squared errors"
+    )
+    tta: bool = knob(True, "average the recipe's views when predicting")
+    tta_mean: Literal["probabilities", "geometric", "logits"] = knob(
+        "probabilities", "how the views' answers are averaged"
+    )
+    score_every: int = knob(
+        1, "epochs between two scores of the live table; 0 = none", least=0, hashed=False
+    )
+    checkpoint_seconds: int = knob(
+        30, "seconds between two checkpoints of a member", least=0, hashed=False
+    )
+
+
+C = TypeVar("C", bound=Config)
+
+_WORDS = {
+    True: {"true", "yes", "on", "1"},
+    False: {"false", "no", "off", "0"},
+}
+
+
+def override(config: C, assignments: Iterable[str]) -> C:
+    """`config` with each "key=value" applied, typed as the field it replaces.
+
+    Raises UserError for an unknown key (with the nearest known one), a value of the wrong type or
+    out of range, an assignment without "=", or a key given twice.
+    """
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(f"{assignment!r} is no assignment: write key=value, as in epochs=20")
+        if key in changes:
+            raise UserError(f"{key!r} is given twice: keep one of them")
+        changes[key] = _parse(config, key, text)
+    return replace(config, **changes)
+
+
+def load(kind: type[C], saved: Mapping[str, Any]) -> C:
+    """A config of `kind` from the JSON that `asdict` gave; unknown keys raise UserError."""
+    config = kind()
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in saved.items():
+        _field(config, key)
+        values[key] = tuple(value) if get_origin(hints[key]) is tuple else value
+    return replace(config, **values)
+
+
+def hashed(config: Config) -> dict[str, Any]:
+    """The knobs on which answers depend."""
+    names = {item.name for item in fields(config) if item.metadata.get("hashed", True)}
+    return {name: value for name, value in asdict(config).items() if name in names}
+
+
+def describe(config: Config) -> list[tuple[str, Any, str]]:
+    """(name, value, help) of every knob."""
+    return [
+        (item.name, getattr(config, item.name), item.metadata.get("help", ""))
+        for item in fields(config)
+    ]
+
+
+def changed(config: Config) -> dict[str, Any]:
+    """The knobs that differ from the defaults of their class."""
+    return {
+        item.name: getattr(config, item.name)
+        for item in fields(config)
+        if item.default is MISSING or getattr(config, item.name) != item.default
+    }
+
+
+def _field(config: Config, key: str) -> Any:
+    known = {item.name: item for item in fields(config)}
+    if key not in known:
+        near = get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+        raise UserError(f"unknown key {key!r}{hint}")
+    return known[key]
+
+
+def _parse(config: Config, key: str, text: str) -> Any:
+    item = _field(config, key)
+    kind = get_type_hints(type(config))[key]
+    value = _typed(kind, key, text.strip())
+    least, most = item.metadata.get("least"), item.metadata.get("most")
+    if least is not None and value is not None and not value >= least:
+        raise UserError(f"{key}={text} is too small: the least is {least:g}")
+    if most is not None and value is not None and not value <= most:
+        raise UserError(f"{key}={text} is too large: the most is {most:g}")
+    return value
+
+
+def _typed(kind: Any, key: str, text: str) -> Any:
+    """`text` as a value of the annotation `kind`."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if text.lower() == "none" and type(None) in arguments:
+            return None
+        (kind,) = (part for part in arguments if part is not type(None))
+        return _typed(kind, key, text)
+    if origin is Literal:
+        if text in arguments:
+            return text
+        near = get_close_matches(text, arguments, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{key}={text} is none of {', '.join(map(str, arguments))}{hint}")
+    if origin is tuple:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        return tuple(_typed(arguments[0], key, part) for part in parts)
+    return _scalar(kind, key, text)
+
+
+def _scalar(kind: type, key: str, text: str) -> Any:
+    if kind is bool:
+        for value, words in _WORDS.items():
+            if text.lower() in words:
+                return value
+        raise UserError(f"{key}={text} wants true or false")
+    try:
+        value = kind(text)
+    except ValueError:
+        example = {int: "a whole number, as in 3", float: "a number, as in 3e-4"}
+        raise UserError(f"{key}={text} wants {example.get(kind, kind.__name__)}") from None
+    if kind is float and not abs(value) < float("inf"):
+        raise UserError(f"{key}={text} wants a finite number")
+    return value

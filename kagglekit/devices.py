@@ -1,0 +1,114 @@
+"""Which device computes, in which precision, and whether compiling pays."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from .errors import UserError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def device() -> torch.device:
+    """The first CUDA GPU, else Apple's, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def has_gpu() -> bool:
+    """Whether the device is a GPU."""
+    return device().type != "cpu"
+
+
+def describe(device: torch.device) -> str:
+    """Name of the device for people, as in "NVIDIA T4" or "CPU (2 threads)"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "Apple GPU"
+    return f"CPU ({torch.get_num_threads()} threads)"
+
+
+def resolve_precision(requested: str, device: torch.device, images: bool = True) -> tuple[str, str]:
+    """The precision to train in, and why.
+
+    | device | auto takes |
+    |---|---|
+    | CUDA with bf16 in hardware (Ampere and later) | bf16 |
+    | other CUDA (a T4) | fp16 with gradient scaling |
+    | CPU with avx512_bf16 or AMX | bf16 for images, fp32 for everything else |
+    | other CPU, Apple GPU | fp32 |
+
+    Raises UserError for a precision that the device does not have.
+    """
+    if requested == "auto":
+        return _automatic(device, images)
+    if requested == "fp16" and device.type == "cpu":
+        raise UserError("precision=fp16 needs a GPU: on a CPU take precision=bf16 or fp32")
+    if requested != "fp32" and device.type == "mps":
+        raise UserError(f"precision={requested} is not safe on an Apple GPU: take precision=fp32")
+    return requested, "as asked for"
+
+
+def _automatic(device: torch.device, images: bool) -> tuple[str, str]:
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "the GPU has bf16 in hardware"
+        return "fp16", "the GPU has no bf16 in hardware: fp16 with gradient scaling"
+    if device.type == "mps":
+        return "fp32", "the only precision that is safe on an Apple GPU"
+    if not images:
+        return "fp32", "small networks gain nothing from bf16 on a CPU"
+    if cpu_has_bf16():
+        return "bf16", "the CPU has bf16 instructions"
+    return "fp32", "the CPU has no bf16 instructions"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 in hardware (emulated, it is slower than fp32)."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which a forward pass runs in `precision`."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, DTYPES[precision])
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether `torch.compile` has what it needs: Triton on CUDA, a C++ compiler on a CPU."""
+    if device.type == "cuda":
+        return torch.utils._triton.has_triton()
+    return device.type == "cpu" and any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that data may still take: free GPU memory, or the machine's available memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def peak_gib(device: torch.device) -> float | None:
+    """Most GPU memory in use so far in GiB; None where that is not counted."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_allocated(device) / 2**30
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given, so that a clock tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

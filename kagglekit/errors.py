@@ -1,0 +1,21 @@
+"""The errors a user can do something about, each with the exit code it ends a command with."""
+
+from __future__ import annotations
+
+
+class KagglekitError(Exception):
+    """A sentence for the user: what is wrong, where, and what to do. No traceback is shown."""
+
+    exit_code = 1
+
+
+class UserError(KagglekitError):
+    """The input is at fault: a file, row, column, key or name, which the message names."""
+
+    exit_code = 2
+
+
+class NetworkError(KagglekitError):
+    """A download or a service failed; the input may be right, and trying again may help."""
+
+    exit_code = 4

@@ -1,0 +1,58 @@
+"""The recipe of learners that are no networks: arrays in, arrays of parameters out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol
+
+import numpy as np
+
+from . import files
+from .config import C
+from .data import Split
+from .randomness import derive
+from .recipe import Member, Predictor
+
+
+class Learner(Protocol):
+    """Learns from (rows, inputs) and (rows, outputs) float64; what it learns is plain arrays."""
+
+    def fit(self, x: np.ndarray, y: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+        """What was learned, as named arrays."""
+        ...
+
+    def predict(self, state: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+        """(rows, outputs) answers."""
+        ...
+
+
+@dataclass(frozen=True)
+class Estimator(Generic[C]):
+    """A recipe around a learner that the knobs describe."""
+
+    learner: Callable[[C], Learner]
+    config: C
+    needs: tuple[str, ...] = ()
+
+    def fit(self, members: Sequence[Member], config: C) -> None:
+        """Fit each member; its arrays go to its folder."""
+        for member in members:
+            if (member.folder / "learned.npz").exists():
+                continue
+            target = member.train.target
+            assert target is not None
+            seed = derive(member.seed, member.name) % 2**32
+            learned = self.learner(config).fit(member.train.inputs, target, seed)
+            files.write_arrays(member.folder / "learned.npz", **learned)
+
+    def restore(self, folder: Path, config: C, before: Mapping[str, Predictor]) -> Predictor:
+        """The predictor of a fitted member."""
+        learned = files.read_arrays(folder / "learned.npz")
+        learner = self.learner(config)
+
+        def predict(split: Split) -> np.ndarray:
+            return learner.predict(learned, split.inputs)
+
+        return predict

@@ -1,0 +1,673 @@
+"""Reads and writes files so that none is ever half-written, and unpacks zips into the cache."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import stat
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from .errors import UserError
+
+if TYPE_CHECKING:  # numpy takes longer to import than `kagglekit --help` may
+    from io import BufferedReader
+
+    import numpy as np
+
+_log = logging.getLogger("kagglekit")
+
+_MOVE = "move the folder with $KAGGLEKIT_RUNS, $KAGGLEKIT_SUBMISSIONS or $KAGGLEKIT_CACHE"
+_CAUSES = {
+    errno.ENOSPC: f"the disk of {{path}} is full: free some space, or {_MOVE}",
+    errno.EDQUOT: f"your disk quota for {{path}} is used up: free some space, or {_MOVE}",
+    errno.EACCES: f"permission denied for {{path}}: change its permissions, or {_MOVE}",
+    errno.EPERM: f"the system does not permit using {{path}}: change its permissions, or {_MOVE}",
+    errno.EROFS: f"{{path}} is on a read-only file system: {_MOVE}",
+    errno.EFBIG: "{path} grew larger than the system allows: raise the limit (`ulimit -f`)",
+    errno.ENOTDIR: "{path} needs a folder where there is a file: rename that file",
+    errno.EEXIST: "{path} should be a folder but is a file: rename that file",
+    errno.EISDIR: "{path} should be a file but is a folder: rename that folder",
+    errno.ENAMETOOLONG: "the name of {path} is too long for the file system: shorten it",
+}
+_STALE_SECONDS = 24 * 3600  # a temporary as old as this was left by a process that was killed
+_RACE_SECONDS = 2  # a file changed this lately may change again without a new time stamp
+_NESTED = 3  # a zip in a zip in a zip is opened; deeper ones stay as they are
+_BOMB_BYTES = 1 << 30  # real data may compress very well, but not so well and be so large
+_BOMB_RATIO = 500
+_CHUNK = 1 << 20
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+def explain(error: OSError) -> str | None:
+    """One sentence for an error that the user can remedy (disk full, no permission…), else None."""
+    sentence = _CAUSES.get(error.errno or 0)
+    path = error.filename2 or error.filename or "the folder in use"
+    return sentence.format(path=path) if sentence else None
+
+
+@contextmanager
+def explained(path: Path | None = None) -> Iterator[None]:
+    """Turn an OSError that has an explanation into a UserError.
+
+    It names `path` where the error names no file, or one of our temporary ones.
+    """
+    try:
+        yield
+    except OSError as error:
+        if path is not None and str(error.filename or ".tmp").endswith(".tmp"):
+            error.filename, error.filename2 = str(path), None
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+
+
+# --- one file -----------------------------------------------------------------------------------
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whose old content stays whole until the new one is on the disk.
+
+    Folders are made as needed. A full disk, a missing permission or a file in place of a folder
+    raises UserError and leaves nothing behind.
+    """
+    with _replacing(path) as handle:
+        handle.write(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` of UTF-8, with line ends as they are in `content`."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_bytes` of indented JSON, keys in their own order.
+
+    NaN and infinities, which JSON has no words for, raise ValueError.
+    """
+    write_text(path, json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote; a missing or damaged file raises UserError."""
+    try:
+        return json.loads(_read(path))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): delete it, or restore a copy") from error
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write one array as npy, atomically; an array of objects raises UserError."""
+    (plain,) = _plain({path.stem: array}).values()
+    with _replacing(path) as handle:
+        _write_npy(handle, plain)
+
+
+def write_arrays(path: Path, /, **arrays: np.ndarray) -> None:
+    """Write an uncompressed npz; equal arrays give equal bytes.
+
+    Arrays of objects, which only pickles can hold, raise TypeError.
+    """
+    plain = _plain(arrays)
+    with _replacing(path) as handle, zipfile.ZipFile(handle, "w") as archive:
+        for name, array in plain.items():
+            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: no clock in the bytes
+            with archive.open(entry, "w", force_zip64=True) as part:
+                _write_npy(part, array)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz by name; a missing, truncated or corrupt file raises UserError.
+
+    Pickles are never loaded.
+    """
+    from io import BytesIO
+
+    import numpy as np
+
+    arrays = {}
+    try:
+        with _opened(path) as handle, zipfile.ZipFile(handle) as archive:
+            for name in archive.namelist():
+                content = BytesIO(archive.read(name))  # all of it, so that the CRC is checked
+                array = np.lib.format.read_array(content, allow_pickle=False)
+                arrays[name.removesuffix(".npy")] = array
+    except UserError:
+        raise
+    except Exception as error:  # flipped bytes make zipfile and numpy fail in a dozen ways
+        raise UserError(f"{path} is damaged ({error}): delete it, or restore a copy") from error
+    return arrays
+
+
+def file_digest(path: Path) -> str:
+    """Digest of a file's content: blake2b of 16 bytes, as 32 hex digits."""
+    with _opened(path) as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A handle beside `path` whose file takes the place of `path` once all is on the disk."""
+    with explained():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
+    with explained(path):
+        try:
+            with temporary.open("xb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        except BaseException:  # also on Ctrl-C
+            temporary.unlink(missing_ok=True)
+            raise
+    _sync_folder(path.parent)
+
+
+def _beside(path: Path) -> Path:
+    """A new hidden name in the folder of `path`, short enough wherever `path` itself is."""
+    return path.with_name(f".{secrets.token_hex(8)}.tmp")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the system can."""
+    if os.name == "nt":  # Windows opens no folders
+        return
+    with suppress(OSError):  # some network file systems have no fsync of folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _read(path: Path) -> bytes:
+    with _opened(path) as handle:
+        return handle.read()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    with explained():
+        try:
+            handle = path.open("rb")
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: restore it, or start afresh") from None
+        with handle:
+            yield handle
+
+
+def _plain(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    for name, array in plain.items():
+        if array.dtype.hasobject:
+            raise TypeError(f"array {name!r} holds objects; store numbers or fixed-width text")
+    return plain
+
+
+def _write_npy(handle: IO[bytes], array: np.ndarray) -> None:
+    import numpy as np
+
+    np.lib.format.write_array(handle, array, allow_pickle=False)
+
+
+# --- a folder's content -------------------------------------------------------------------------
+
+
+def fingerprint(folder: Path, cache: Path) -> str:
+    """16 hex digits that change when a file of `folder` is added, removed, renamed or edited.
+
+    Hidden files and `__MACOSX` do not count. The digest of each file is remembered in `cache` by
+    path, size and modification time, so that gigabytes are read once.
+    """
+    digests = _digests(folder, visible_files(folder), cache)
+    return _key(item for pair in sorted(digests.items()) for item in pair)
+
+
+def visible_files(folder: Path) -> dict[str, Path]:
+    """Every regular file under `folder` by its relative path with `/`, links followed, sorted.
+
+    Hidden files and folders and `__MACOSX` are left out.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give the one that holds the download")
+    found: dict[str, Path] = {}
+    with explained():
+        _walk(folder, "", found, frozenset())
+    return dict(sorted(found.items()))
+
+
+def _walk(folder: Path, prefix: str, found: dict[str, Path], above: frozenset[str]) -> None:
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder that we are in
+        return
+    with os.scandir(folder) as entries:
+        visible = [entry for entry in entries if _visible(entry.name)]
+    for entry in visible:
+        if entry.is_dir():
+            _walk(Path(entry.path), f"{prefix}{entry.name}/", found, above | {real})
+        elif entry.is_file():
+            found[prefix + entry.name] = Path(entry.path)
+
+
+def _visible(name: str) -> bool:
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def _digests(folder: Path, files: dict[str, Path], cache: Path) -> dict[str, str]:
+    """Digest of each file by its relative path, read only where the memory has none."""
+    memory = cache / "digests" / f"{_key([os.path.realpath(folder)])}.json"
+    known = _recall(memory)
+    now = time.time_ns()
+    digests, lasting = {}, dict(known)
+    for name, path in files.items():
+        status = path.stat()
+        identity = [status.st_size, status.st_mtime_ns]
+        if known.get(name, [None])[:-1] == identity:
+            digests[name] = known[name][-1]
+            continue
+        digests[name] = file_digest(path)
+        lasting.pop(name, None)
+        if now - status.st_mtime_ns > _RACE_SECONDS * 1e9:
+            lasting[name] = [*identity, digests[name]]
+    if lasting != known:
+        write_json(memory, lasting)
+    return digests
+
+
+def _recall(memory: Path) -> dict[str, list[Any]]:
+    """The remembered [size, mtime_ns, digest] by name; nothing where the memory is damaged."""
+    if not memory.exists():
+        return {}
+    try:
+        saved = read_json(memory)
+        sound = all(len(item) == 3 and isinstance(item[2], str) for item in saved.values())
+    except (UserError, AttributeError, TypeError):
+        sound = False
+    if sound:
+        return dict(saved)
+    _log.warning("%s cannot be read; the digests are computed again", memory)
+    return {}
+
+
+def _key(parts: Any) -> str:
+    """16 hex digits of a sequence of strings; each is delimited, so none can pose as two."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        content = os.fsencode(part)
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
+
+
+# --- zips ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """A zip, how an error names it, and the folder it unpacks in."""
+
+    path: Path
+    label: str
+    place: Path
+
+
+def unpacked(folder: Path, cache: Path) -> Path:
+    """`folder` itself, or where it holds zips a folder in `cache` with their content.
+
+    | zip | unpacks |
+    |---|---|
+    | alone in its folder | in that folder |
+    | of one file or one top folder | in that folder |
+    | any other | in a folder of its stem |
+
+    Zips in zips are opened too, three deep; other files are linked beside (copied where links are
+    not possible). A file that is there twice with different content raises UserError, and so does
+    a zip that is truncated, corrupt, encrypted, a bomb, too large for the disk, or has an entry
+    that is a link or would leave the folder. `folder` is never written.
+    """
+    files = visible_files(folder)
+    zips = {name: path for name, path in files.items() if _is_zip(path)}
+    if not zips:
+        return folder
+    loose = {name: path for name, path in files.items() if name not in zips}
+    home = cache / "unpacked"
+    with explained(home):
+        home.mkdir(parents=True, exist_ok=True)
+        linked = bool(loose) and _can_link(home)
+        final = home / _unpacked_key(folder, zips, loose, linked, cache)
+        if final.exists():
+            if _whole(final):
+                return final
+            _log.warning("%s is damaged; the zips are unpacked again", final)
+        return _built(final, lambda target: _unpack(folder, files, target, linked), _whole)
+
+
+def _unpacked_key(
+    folder: Path, zips: dict[str, Path], loose: dict[str, Path], linked: bool, cache: Path
+) -> str:
+    """Links follow an edited file by themselves; copies need a new key."""
+    parts = [item for pair in _digests(folder, zips, cache).items() for item in pair]
+    if loose:
+        parts += [os.path.realpath(folder), *loose]
+    if loose and not linked:
+        parts += [item for pair in _digests(folder, loose, cache).items() for item in pair]
+    return _key(parts)
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip"
+
+
+def _can_link(home: Path) -> bool:
+    """Whether symbolic links work there (Windows permits them only to some)."""
+    probe = _beside(home / "probe")
+    try:
+        probe.symlink_to(home)
+    except (OSError, NotImplementedError):
+        return False
+    probe.unlink()
+    return True
+
+
+def _whole(final: Path) -> bool:
+    """Whether a finished folder still has every file that was unpacked into it."""
+    try:
+        sizes = read_json(final / ".unpacked.json")
+        return all((final / name).stat().st_size == size for name, size in sizes.items())
+    except (UserError, OSError, AttributeError, TypeError):
+        return False
+
+
+def _built(final: Path, build: Callable[[Path], None], sound: Callable[[Path], bool]) -> Path:
+    """`final` made by `build` in a temporary sibling and renamed, or by whoever was first."""
+    _sweep(final.parent)
+    temporary = _beside(final)
+    temporary.mkdir(parents=True)
+    try:
+        build(temporary)
+        if final.exists() and not sound(final):
+            damaged = _beside(final)
+            os.rename(final, damaged)
+            _remove(damaged)
+        try:
+            os.rename(temporary, final)
+        except OSError:
+            if not final.is_dir():
+                raise
+            _remove(temporary)  # another process was first
+    except BaseException:
+        _remove(temporary)
+        raise
+    _sync_folder(final.parent)
+    return final
+
+
+def _sweep(home: Path) -> None:
+    """Remove what killed processes left in `home`."""
+    if not home.is_dir():
+        return
+    for path in home.glob(".*.tmp"):
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _unpack(folder: Path, files: dict[str, Path], target: Path, linked: bool) -> None:
+    """Fill `target`: zips before loose files, so that nothing is unpacked through a link."""
+    for name, path in files.items():
+        if _is_zip(path):
+            inside = target.joinpath(*name.split("/")[:-1])
+            _extract(_planned(path, str(path), inside), target)
+    for _ in range(_NESTED - 1):
+        _unpack_nested(folder, target)
+    sizes = {name: path.stat().st_size for name, path in visible_files(target).items()}
+    for name, path in files.items():
+        if not _is_zip(path):
+            _place(path, target.joinpath(*name.split("/")), linked)
+    write_json(target / ".unpacked.json", sizes)
+    if hasattr(os, "sync"):
+        os.sync()  # one for all: an fsync for each of 70,000 images takes minutes
+
+
+def _unpack_nested(folder: Path, target: Path) -> None:
+    """Open the zips that are in `target` now, and remove them."""
+    inner = [pair for pair in visible_files(target).items() if _is_zip(pair[1])]
+    plans = [_planned(path, f"{name} (in a zip of {folder})", path.parent) for name, path in inner]
+    for (_, path), plan in zip(inner, plans, strict=True):
+        packed = path.rename(_beside(path))  # a zip may hold a file of its own name
+        _extract(_Archive(packed, plan.label, plan.place), target)
+        packed.unlink()
+
+
+def _planned(path: Path, label: str, inside: Path) -> _Archive:
+    """Decide whether a zip unpacks `inside` its folder or in a folder of its stem."""
+    with _archive(path, label) as archive:
+        tops = {_parts(info)[0] for info in _wanted(archive)}
+    alone = [name for name in os.listdir(path.parent) if _visible(name)] == [path.name]
+    return _Archive(path, label, inside if alone or len(tops) == 1 else inside / path.stem)
+
+
+def _wanted(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The entries that are files of the user: no folders, nothing hidden."""
+    return [
+        info
+        for info in archive.infolist()
+        if not info.is_dir() and all(map(_visible, _parts(info)))
+    ]
+
+
+def _parts(info: zipfile.ZipInfo) -> list[str]:
+    return [part for part in info.filename.split("/") if part not in ("", ".")]
+
+
+@contextmanager
+def _archive(path: Path, label: str) -> Iterator[zipfile.ZipFile]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise UserError(
+            f"{label} is no whole zip ({error}): download it again, or remove it"
+        ) from error
+    with archive:
+        yield archive
+
+
+def _extract(source: _Archive, target: Path) -> None:
+    """Unpack one zip; nothing is written before all of its entries are found harmless."""
+    with _archive(source.path, source.label) as archive:
+        for info in archive.infolist():
+            _refuse_unsafe(info, source.label)
+        _refuse_huge(archive, source, target)
+        for info in _wanted(archive):
+            _extract_entry(archive, info, source)
+
+
+def _refuse_unsafe(info: zipfile.ZipInfo, label: str) -> None:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    names = (info.orig_filename, info.filename)  # as in the file; as mended or given beside it
+    fault = None
+    if any(map(_escapes, names)):
+        fault = "leads out of the folder"
+    elif any("\\" in name or "\0" in name for name in names) or not (info.is_dir() or _parts(info)):
+        fault = "has a name that is no path"
+    elif kind == stat.S_IFLNK:
+        fault = "is a symbolic link"
+    elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        fault = "is a device or a pipe"
+    elif info.flag_bits & 0x1:
+        fault = "is encrypted"
+    if fault:
+        raise UserError(
+            f"{label}: entry {info.orig_filename!r} {fault}; remove the zip, or unpack it yourself"
+            " if you trust it"
+        )
+
+
+def _escapes(name: str) -> bool:
+    parts = name.replace("\\", "/").split("/")
+    return name.startswith(("/", "\\")) or bool(re.match("[A-Za-z]:", name)) or ".." in parts
+
+
+def _refuse_huge(archive: zipfile.ZipFile, source: _Archive, target: Path) -> None:
+    infos = archive.infolist()
+    if not infos:
+        return
+    total, packed = sum(info.file_size for info in infos), source.path.stat().st_size
+    largest = max(infos, key=lambda info: info.file_size).filename
+    overlapping = sum(info.compress_size for info in infos) > packed
+    if overlapping or (total > _BOMB_BYTES and total > _BOMB_RATIO * packed):
+        raise UserError(
+            f"{source.label}: entry {largest!r} is part of a zip bomb ({packed:,} bytes that unpack"
+            f" to {total:,}); remove the zip, or unpack it yourself if you trust it"
+        )
+    free = shutil.disk_usage(target).free
+    if total > free:
+        raise UserError(
+            f"{source.label} unpacks to {total:,} bytes (the largest entry is {largest!r}) but the"
+            f" cache has {free:,} free: free some space, or move it with $KAGGLEKIT_CACHE"
+        )
+
+
+def _extract_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: _Archive) -> None:
+    path = source.place.joinpath(*_parts(info))
+    if path.is_file():
+        if path.stat().st_size != info.file_size or _crc(path) != info.CRC:
+            raise UserError(
+                f"{source.label}: entry {info.filename!r} is there twice with different content;"
+                " remove one of the zips, or mend it"
+            )
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open(info) as content, path.open("xb") as handle:
+            shutil.copyfileobj(content, handle, _CHUNK)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise UserError(
+            f"{source.label}: entry {info.filename!r} needs a folder where another entry is a file;"
+            " unpack the zip yourself, and remove it"
+        ) from error
+    except Exception as error:  # bad data shows as an error of zipfile, zlib, bz2, lzma or struct
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise UserError(
+            f"{source.label}: entry {info.filename!r} cannot be unpacked ({error});"
+            " download the zip again"
+        ) from error
+
+
+def _crc(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def _place(path: Path, copy: Path, linked: bool) -> None:
+    """Put a loose file beside what was unpacked."""
+    if copy.exists():
+        if copy.stat().st_size != path.stat().st_size or _crc(copy) != _crc(path):
+            raise UserError(
+                f"{path} differs from the file of that name in a zip beside it: remove one of them"
+            )
+        return
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(
+            f"{path} lies in a folder, where a zip beside it has a file: remove one of them"
+        ) from error
+    if linked:
+        copy.symlink_to(path.resolve())
+    else:
+        shutil.copyfile(path, copy)
+
+
+# --- arrays that take long to make --------------------------------------------------------------
+
+
+def cached_arrays(
+    cache: Path, key: str, build: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The arrays that `build` gave when it was last called for `key`, else those it gives now.
+
+    `key` names everything they depend on. Their digests are checked; what is damaged is built
+    again, with a warning. A full disk or a cache that cannot be written raises UserError.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*", key):
+        raise ValueError(f"{key!r} cannot name a folder")
+    home = cache / "arrays" / key
+    if home.exists():
+        try:
+            return _load_arrays(home)
+        except Exception as error:  # a cache in any state is only worth a rebuild
+            _log.warning("the cache %s cannot be read (%s); it is built again", home, error)
+    arrays = _plain(build())
+    for name in arrays:
+        if not re.fullmatch(r"\w+", name):
+            raise ValueError(f"{name!r} cannot name an array: use letters, digits and _")
+    with explained(home):
+        _built(home, lambda folder: _save_arrays(folder, arrays), _sound_arrays)
+    return arrays
+
+
+def _save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        with _replacing(folder / f"{name}.npy") as handle:
+            _write_npy(handle, array)
+    write_json(
+        folder / "digests.json", {name: _array_digest(array) for name, array in arrays.items()}
+    )
+
+
+def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    arrays = {}
+    for name, digest in read_json(folder / "digests.json").items():
+        arrays[name] = np.load(folder / f"{name}.npy", allow_pickle=False)
+        if _array_digest(arrays[name]) != digest:
+            raise UserError(f"{name}.npy was altered")
+    return arrays
+
+
+def _sound_arrays(folder: Path) -> bool:
+    try:
+        _load_arrays(folder)
+    except Exception:
+        return False
+    return True
+
+
+def _array_digest(array: np.ndarray) -> str:
+    import numpy as np
+
+    flat = array.reshape(-1)
+    digest = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode(), digest_size=16)
+    if flat.size:
+        digest.update(flat.view(np.uint8).data)
+    return digest.hexdigest()

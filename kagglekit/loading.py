@@ -1,0 +1,169 @@
+"""Batches on the device: from rows that live there, or streamed from worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, default_collate
+
+from . import devices
+from .config import NetworkConfig
+from .errors import UserError
+from .randomness import derive, generator, isolated
+
+Batch = list[Tensor]
+Batches = Callable[[int], Iterator[Batch]]  # epoch -> its batches
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Gives the batches of a dataset on a device, in an order that (seed, epoch) alone fixes.
+
+    Training shuffles and leaves the last incomplete batch out; prediction does neither. Items of
+    uint8 are pixels and arrive as floats in 0…1; other floats arrive in `dtype`.
+    """
+
+    dataset: Dataset[Any]
+    config: NetworkConfig
+    device: torch.device
+    seed: int
+    training: bool
+    dtype: torch.dtype = torch.float32
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        rows, size = count(self.dataset), self.batch_size
+        return max(rows // size, 1) if self.training else -(-rows // size)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows a batch: never more than there are, fewer where `min_batches` asks for it."""
+        rows = max(count(self.dataset), 1)
+        return min(self.config.batch_size, max(rows // self.config.min_batches, 16), rows)
+
+    def order(self, epoch: int) -> Tensor:
+        """(rows,) positions in the order of `epoch`."""
+        rows = count(self.dataset)
+        if not self.training:
+            return torch.arange(rows)
+        shuffle = generator(torch.device("cpu"), derive(self.seed, "order", epoch))
+        order = torch.randperm(rows, generator=shuffle)
+        return order[: len(self) * self.batch_size]
+
+    @cached_property
+    def batches(self) -> Batches:
+        """epoch -> iterator of batches; what is resident is moved to the device once, here."""
+        if is_resident(self.dataset, self.config, self.device):
+            return self._resident()
+        return self._streamed()
+
+    def _resident(self) -> Batches:
+        assert isinstance(self.dataset, TensorDataset)
+        columns = [column.to(self.device) for column in self.dataset.tensors]
+
+        def epoch_of_batches(epoch: int) -> Iterator[Batch]:
+            for rows in self.order(epoch).to(self.device).split(self.batch_size):
+                yield self._ready([column[rows] for column in columns])
+
+        return epoch_of_batches
+
+    def _streamed(self) -> Batches:
+        sampler = _Positions()
+        workers = self.config.workers
+        loader = DataLoader(
+            _Seeded(self.dataset, self.seed),
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_collate,
+            persistent_workers=workers > 0,
+            pin_memory=self.device.type == "cuda",
+        )
+
+        def epoch_of_batches(epoch: int) -> Iterator[Batch]:
+            positions = self.order(epoch).split(self.batch_size)
+            sampler.batches = [[(epoch, int(row)) for row in rows] for rows in positions]
+            for batch in loader:
+                if isinstance(batch, UserError):
+                    raise batch
+                moved = [part.to(self.device, non_blocking=True) for part in batch]
+                yield self._ready(moved)
+
+        return epoch_of_batches
+
+    def _ready(self, batch: Sequence[Tensor]) -> Batch:
+        """Pixels as floats in 0…1, other floats as `dtype`, images channels-last."""
+        ready = []
+        for part in batch:
+            if part.dtype == torch.uint8:
+                part = part.to(self.dtype).div_(255)
+            elif part.is_floating_point():
+                part = part.to(self.dtype)
+            ready.append(part)
+        if self.config.channels_last and ready[0].ndim == 4:
+            ready[0] = ready[0].contiguous(memory_format=torch.channels_last)
+        return ready
+
+
+def count(dataset: Dataset[Any]) -> int:
+    """Rows of a dataset."""
+    return len(dataset)  # type: ignore[arg-type]
+
+
+def is_resident(dataset: Dataset[Any], config: NetworkConfig, device: torch.device) -> bool:
+    """Whether all rows are kept on the device: tensors that take at most half of what is free.
+
+    Raises UserError where `data=resident` is asked of a dataset that is no TensorDataset.
+    """
+    tensors = isinstance(dataset, TensorDataset)
+    if config.data == "resident" and not tensors:
+        raise UserError(
+            "data=resident needs rows in memory, but this recipe reads files: data=auto"
+        )
+    if config.data != "auto":
+        return config.data == "resident"
+    if not isinstance(dataset, TensorDataset):
+        return False
+    if all(column.device == device for column in dataset.tensors):
+        return True
+    needed = sum(column.nbytes for column in dataset.tensors)
+    return needed < devices.free_bytes(device) / 2
+
+
+class _Positions(Sampler[list[tuple[int, int]]]):
+    """The (epoch, row) pairs of each batch, set anew before every epoch."""
+
+    batches: Sequence[list[tuple[int, int]]] = ()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Seeded(Dataset[Any]):
+    """Items whose randomness depends on (seed, epoch, row) and not on the worker."""
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, position: tuple[int, int]) -> Any:
+        epoch, row = position
+        # isolated: in the main process (no workers) dropout must not notice the items' draws
+        with isolated(derive(self.seed, "item", epoch, row)):
+            try:
+                return self.dataset[row]
+            except UserError as error:  # as a value: a worker would wrap it in its traceback
+                return error
+
+
+def _collate(items: Sequence[Any]) -> Any:
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+    return default_collate([item if isinstance(item, tuple | list) else (item,) for item in items])

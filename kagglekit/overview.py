@@ -1,0 +1,71 @@
+"""What there is: competitions, recipes and their knobs, runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from . import competition as contract
+from . import config as configs
+from . import folders
+from . import leaderboard as index
+from .errors import KagglekitError
+
+
+def competitions() -> dict[str, Any]:
+    """What `kagglekit list --json` prints; a competition that does not load says why."""
+    folder = folders.competitions()
+    return {"folder": str(folder), "competitions": [_one(name) for name in contract.names(folder)]}
+
+
+def _one(name: str) -> dict[str, Any]:
+    try:
+        found = contract.find(name, folders.competitions())
+        source = folders.find_data(name)
+    except KagglekitError as error:
+        return {"name": name, "error": str(error)}
+    except Exception as error:  # a bug in one folder must not hide the other competitions
+        return {"name": name, "error": f"{type(error).__name__}: {error}"}
+    best = index.best(folders.runs(), name, folders.submissions())
+    return {
+        "name": name,
+        "slug": found.slug,
+        "metric": found.metric.name,
+        "recipes": list(found.recipes),
+        "data": None if source is None else {"folder": str(source.folder), "kind": source.kind},
+        "best": None
+        if best is None
+        else {"run": best.run, "recipe": best.recipe, "cv": best.cv, "practice": best.practice},
+    }
+
+
+def recipes(name: str) -> dict[str, Any]:
+    """The recipes of one competition, each with its knobs."""
+    found = contract.find(name, folders.competitions())
+    return {
+        "name": name,
+        "slug": found.slug,
+        "recipes": [
+            {
+                "recipe": recipe_name,
+                "needs": list(recipe.needs),
+                "knobs": [
+                    {"key": key, "value": value, "help": text}
+                    for key, value, text in configs.describe(recipe.config)
+                ],
+            }
+            for recipe_name, recipe in found.recipes.items()
+        ],
+    }
+
+
+def leaderboard(name: str | None, rebuild: bool) -> dict[str, Any]:
+    """The runs of one competition, or of all, best first."""
+    if name is not None and not (folders.runs() / name).is_dir():
+        contract.find(
+            name, folders.competitions()
+        )  # an unknown name is an error, not an empty table
+    if rebuild:
+        index.rebuild(folders.runs(), folders.submissions())
+    rows = index.rows(folders.runs(), name, folders.submissions())
+    return {"runs": [asdict(row) for row in rows]}

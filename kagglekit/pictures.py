@@ -1,0 +1,206 @@
+"""Reads small pictures of any usual layout into one uint8 array: pixel columns, folders, idx."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from . import files, folders, images, tables
+from .data import Data
+from .errors import UserError
+
+_LAYOUT = "1"  # raise it when what is cached changes
+_IDX = {"train": "train", "test": "t10k"}  # how the two parts of an idx download are named
+
+
+def classification(folder: Path, channels: images.Channels = 1) -> Data:
+    """Pictures and their classes; inputs are uint8 (rows, channels, height, width).
+
+    | layout | train | test |
+    |---|---|---|
+    | pixel columns | train.csv: id, label, one column a pixel, square, row by row | test.csv |
+    | folders | `train/<class>/*` | `test/*`, named by id |
+    | idx (.gz) | `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` | `t10k-images-idx3-ubyte` |
+
+    Every layout has a sample submission of two columns, id and label; idx files, which hold no
+    ids, are in its order. What was read is cached by
+    the content of the files, so that the next time takes a fraction of a second.
+
+    Raises UserError for a layout that is none of these, and for broken files.
+    """
+    key = f"pictures-{_LAYOUT}-{channels}-{files.fingerprint(folder, folders.cache())}"
+    arrays = files.cached_arrays(folders.cache(), key, lambda: _read(folder, channels))
+    sample = pd.DataFrame(arrays["sample"], columns=arrays["sample_columns"], dtype=str)
+    id = str(sample.columns[0])
+    return Data(
+        train=pd.DataFrame({id: arrays["train_ids"]}, dtype=str),
+        test=pd.DataFrame({id: arrays["test_ids"]}, dtype=str),
+        target=arrays["target"],
+        sample=sample,
+        classes=tuple(arrays["classes"].tolist()),
+        train_inputs=arrays["train"],
+        test_inputs=arrays["test"],
+    )
+
+
+def _read(folder: Path, channels: images.Channels) -> dict[str, np.ndarray]:
+    if _idx(folder, "test", "images"):
+        data = _read_idx(folder)
+    elif _picture_folder(folder, "test"):
+        data = _read_folders(folder, channels)
+    elif any(folder.rglob("test.csv")):
+        data = _read_columns(folder)
+    else:
+        raise UserError(
+            f"{folder} holds no pictures: neither test.csv with pixel columns, nor a folder test/ "
+            "of image files, nor t10k-images-idx3-ubyte"
+        )
+    assert data.train_inputs is not None
+    assert data.test_inputs is not None
+    return {
+        "train": data.train_inputs,
+        "test": data.test_inputs,
+        "target": data.target,
+        "classes": np.array(data.classes, dtype=str),
+        "train_ids": data.split(np.arange(len(data.target)), "valid").ids,
+        "test_ids": data.test[data.id].to_numpy(str),
+        "sample": data.sample.to_numpy(str),
+        "sample_columns": np.array(data.sample.columns, dtype=str),
+    }
+
+
+# --- pixel columns ------------------------------------------------------------------------------
+
+
+def _read_columns(folder: Path) -> Data:
+    data = tables.classification(folder)
+    pixels = [name for name in data.test.columns if name != data.id]
+    side = math.isqrt(len(pixels))
+    if side * side != len(pixels) or side < 2:
+        raise UserError(
+            f"{folder / 'test.csv'} has {len(pixels)} pixel columns, which make no square picture"
+        )
+    parts = {
+        "train_inputs": _squares(data.train, pixels, side, "train.csv"),
+        "test_inputs": _squares(data.test, pixels, side, "test.csv"),
+    }
+    known = [data.id] if data.id in data.train.columns else []
+    return Data(
+        data.train[known], data.test[[data.id]], data.target, data.sample, data.classes, **parts
+    )
+
+
+def _squares(table: pd.DataFrame, pixels: list[str], side: int, name: str) -> np.ndarray:
+    values = table[pixels].to_numpy()
+    wrong = (values < 0) | (values > 255) | (values != np.round(values))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise UserError(
+            f"{name}, row {row + 1}, column {pixels[column]}: {values[row, column]} is no pixel "
+            "value, a whole number from 0 to 255"
+        )
+    return values.astype(np.uint8).reshape(-1, 1, side, side)
+
+
+# --- folders of files ---------------------------------------------------------------------------
+
+
+def _picture_folder(folder: Path, part: str) -> Path | None:
+    found = sorted(path for path in folder.rglob(part) if path.is_dir())
+    return found[0] if found else None
+
+
+def _read_folders(folder: Path, channels: images.Channels) -> Data:
+    sample = tables.sample(folder)
+    id, test_folder = str(sample.columns[0]), _picture_folder(folder, "test")
+    train_folder = _picture_folder(folder, "train")
+    assert test_folder is not None
+    test_paths = _by_id(test_folder, sample[id])
+    paths, target, classes = (
+        images.folder_classes(train_folder) if train_folder else ([], np.zeros(0, np.int64), ())
+    )
+    size = _common_size([*paths[:1], *test_paths[:1]], channels)
+    return Data(
+        train=pd.DataFrame({id: [path.stem for path in paths]}, dtype=str),
+        test=sample[[id]],
+        target=target,
+        sample=sample,
+        classes=tuple(classes),
+        train_inputs=_stack(paths, channels, size),
+        test_inputs=_stack(test_paths, channels, size),
+    )
+
+
+def _by_id(folder: Path, ids: pd.Series) -> list[Path]:
+    """The picture of each id, which is a file's name with or without its ending."""
+    found = {path.name: path for path in sorted(folder.rglob("*")) if path.is_file()}
+    found |= {path.stem: path for path in found.values()}
+    missing = [id for id in ids if id not in found]
+    if missing:
+        raise UserError(f"{folder} has no picture for id {missing[0]} of the sample submission")
+    return [found[id] for id in ids]
+
+
+def _common_size(paths: list[Path], channels: images.Channels) -> tuple[int, int]:
+    if not paths:
+        raise UserError("the download holds no pictures")
+    height, width, _ = images.read(paths[0], channels).shape
+    return height, width
+
+
+def _stack(paths: list[Path], channels: images.Channels, size: tuple[int, int]) -> np.ndarray:
+    stacked = np.zeros((len(paths), channels, *size), np.uint8)
+    for number, path in enumerate(paths):
+        stacked[number] = images.read(path, channels, size).transpose(2, 0, 1)
+    return stacked
+
+
+# --- idx files (yann.lecun.com/exdb/mnist) ------------------------------------------------------
+
+
+def _idx(folder: Path, part: str, what: str) -> Path | None:
+    found = sorted(folder.rglob(f"{_IDX[part]}-{what}-idx*-ubyte*"))
+    return found[0] if found else None
+
+
+def _read_idx(folder: Path) -> Data:
+    sample = tables.sample(folder)
+    test_path, train_path = _idx(folder, "test", "images"), _idx(folder, "train", "images")
+    assert test_path is not None
+    test = _idx_array(test_path)[:, None]
+    if len(test) != len(sample):
+        raise UserError(
+            f"{test_path} holds {len(test)} pictures, but the sample submission has "
+            f"{len(sample)} rows: they must be the same rows in the same order"
+        )
+    labels_path = _idx(folder, "train", "labels")
+    train, labels = test[:0], np.zeros(0, np.uint8)
+    if train_path is not None and labels_path is not None:
+        train, labels = _idx_array(train_path)[:, None], _idx_array(labels_path)
+    classes, target = tables.positions(labels.astype(str))
+    return Data(
+        train=pd.DataFrame(index=range(len(train))),
+        test=sample[[str(sample.columns[0])]],
+        target=target,
+        sample=sample,
+        classes=classes,
+        train_inputs=train,
+        test_inputs=test,
+    )
+
+
+def _idx_array(path: Path) -> np.ndarray:
+    """The bytes of an idx file: a magic number with the dimensions' count, sizes, data."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        dimensions = content[3]
+        shape = np.frombuffer(content, ">u4", dimensions, offset=4).astype(int)
+        if content[:3] != b"\0\0\x08":
+            raise ValueError
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except (OSError, EOFError, IndexError, ValueError):
+        raise UserError(f"{path} is no sound idx file of bytes: download it again") from None

@@ -1,0 +1,492 @@
+"""The story of a run: read, fold, fit, answer, score, write the submission, remember it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import competition as competitions
+from . import config as configs
+from . import devices, files, folders, leaderboard, problem, scoring
+from . import folds as fold_rules
+from . import run as runs
+from .answering import Fitted
+from .config import Config
+from .data import Data, Split
+from .errors import UserError
+from .folds import Fold
+from .problem import Problem
+from .progress import Progress
+from .recipe import Member, Recipe
+from .run import Answers, Key, Run
+from .views import Mean
+
+_SHARED = ("folds", "folds_file", "seed")  # knobs that a recipe passes on to those it needs
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user typed after `kagglekit train`."""
+
+    name: str
+    recipe: str | None = None  # None = the default one
+    assignments: tuple[str, ...] = ()  # "key=value"
+    data: Path | None = None
+    seeds: int = 1
+    folds: tuple[int, ...] | None = None  # None = all
+    rows: int | None = None  # None = all
+    fresh: bool = False
+    slug: str | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recipe on one problem: all that the stages of its run share."""
+
+    request: Request
+    problem: Problem
+    recipe_name: str
+    config: Config
+    folds: list[Fold]
+    run: Run
+    needed: Mapping[str, Job]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that fits."""
+        return self.problem.competition.recipes[self.recipe_name]
+
+    @property
+    def data(self) -> Data:
+        """The data in memory."""
+        return self.problem.data
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds wanted."""
+        return [self.config.seed + number for number in range(self.request.seeds)]
+
+    @property
+    def fold_keys(self) -> list[Key]:
+        """The members that are scored, in the order they are trained."""
+        wanted = range(len(self.folds)) if self.request.folds is None else self.request.folds
+        return [Key(fold, seed) for seed in self.seeds for fold in wanted]
+
+    @property
+    def keys(self) -> list[Key]:
+        """All members; a fit on all rows waits until all folds are wanted."""
+        everything = set(self.request.folds or range(len(self.folds))) == set(
+            range(len(self.folds))
+        )
+        refits = self.config.final == "refit" and everything
+        return self.fold_keys + [Key(None, seed) for seed in self.seeds if refits]
+
+    @property
+    def test(self) -> Split:
+        """The rows to answer."""
+        return self.data.split(np.arange(len(self.data.test)), "test")
+
+    def rows(self, key: Key) -> Fold:
+        """(train, valid) rows of a member; a fit on all rows validates none."""
+        if key.fold is not None:
+            return self.folds[key.fold]
+        used = [rows for fold in self.folds for rows in fold]
+        return np.unique(np.concatenate(used)), np.zeros(0, np.int64)
+
+    @property
+    def csv(self) -> Path:
+        """Where the submission goes."""
+        return folders.submissions() / self.problem.name / f"{self.run.name}.csv"
+
+
+def train(request: Request, progress: Progress) -> dict[str, Any]:
+    """Everything from the download to the row on the leaderboard; the summary of the run.
+
+    A finished run is not trained again; a broken one goes on where it stopped.
+    """
+    with _caches(request.fresh), progress:
+        job = prepare(request, progress)
+        trained = _finish(job, progress)
+    return {**summary(job), "trained": trained}
+
+
+@contextlib.contextmanager
+def _caches(fresh: bool) -> Iterator[None]:
+    """The cache folder; with --fresh an empty one that is gone afterwards."""
+    if not fresh:
+        yield
+        return
+    usual = os.environ.get("KAGGLEKIT_CACHE")
+    folders.cache().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folders.cache(), prefix="fresh-") as empty:
+        os.environ["KAGGLEKIT_CACHE"] = empty
+        try:
+            yield
+        finally:
+            del os.environ["KAGGLEKIT_CACHE"]
+            if usual is not None:
+                os.environ["KAGGLEKIT_CACHE"] = usual
+
+
+# --- prepare ------------------------------------------------------------------------------------
+
+
+def prepare(request: Request, progress: Progress) -> Job:
+    """Read the data, choose the recipe, resolve its knobs, fold; nothing is written yet."""
+    competition = problem.find(request.name, request.slug)
+    recipe = _recipe_name(request, competition, progress)
+    # knobs are read before data: a typing error should not cost a minute
+    configs.override(competition.recipes[recipe].config, request.assignments)
+    return _job(problem.read(request.name, competition, request.data, progress), recipe, request)
+
+
+def _recipe_name(
+    request: Request, competition: competitions.Competition, progress: Progress
+) -> str:
+    if request.recipe is not None:
+        competitions.recipe(competition, request.name, request.recipe)
+        return request.recipe
+    name = competitions.default_recipe(competition, devices.has_gpu())
+    first = next(iter(competition.recipes))
+    if name != first:
+        progress.say(f"no GPU here: taking {name} ({first} is the default where there is one)")
+    return name
+
+
+def _job(problem: Problem, recipe_name: str, request: Request) -> Job:
+    recipe = competitions.recipe(problem.competition, problem.name, recipe_name)
+    config: Config = configs.override(recipe.config, request.assignments)
+    split = _split(problem, config, request)
+    config = _resolved(recipe, config, problem.data)
+    passed_on = tuple(t for t in request.assignments if t.partition("=")[0] in _SHARED)
+    needed = {
+        name: _job(problem, name, replace(request, recipe=name, assignments=passed_on, folds=None))
+        for name in recipe.needs
+    }
+    identity = runs.identity(
+        config,
+        problem.fingerprint,
+        split,
+        runs.source_digest(folders.competitions() / problem.name),
+        {
+            "device": devices.device().type,
+            "needs": {name: other.run.name for name, other in needed.items()},
+        },
+    )
+    run = Run(folders.runs() / problem.name / f"{recipe_name}-{identity}")
+    return Job(request, problem, recipe_name, config, split, run, needed)
+
+
+def _resolved(recipe: Recipe, config: Config, data: Data) -> Config:
+    """The knobs with every "auto" decided, so that the run's name says what was done."""
+    resolve = getattr(recipe, "resolve", None)
+    if resolve is None:
+        return config
+    resolved: Config = resolve(config, data.split(np.arange(len(data.train)), "train"))
+    return resolved
+
+
+def _split(problem: Problem, config: Config, request: Request) -> list[Fold]:
+    data = problem.data
+    if not len(data.train):
+        raise UserError(f"{problem.source.folder} has no training rows, and train needs them")
+    split = fold_rules.split(data, config, problem.competition.folds)
+    if request.rows is not None:
+        split = fold_rules.subset(data, split, request.rows, config.seed)
+    unknown = [fold for fold in request.folds or () if not 0 <= fold < len(split)]
+    if unknown:
+        raise UserError(f"--folds {unknown[0]}: there are folds 0 to {len(split) - 1}")
+    return split
+
+
+# --- fit and answer -----------------------------------------------------------------------------
+
+
+def _finish(job: Job, progress: Progress) -> bool:
+    """Do what is left of a run, and of the runs it needs; whether anything was left."""
+    for name, other in job.needed.items():
+        progress.say(f"{job.recipe_name} needs {name}")
+        _finish(other, progress)
+    _open(job, progress)
+    waiting = [key for key in job.keys if not job.run.finished(key)]
+    if waiting:
+        _fit(job, waiting, progress)
+    if waiting or not _concluded(job):
+        _conclude(job, progress)
+        return True
+    progress.say(f"{job.run.name} is trained already; --fresh trains it again")
+    return False
+
+
+def _open(job: Job, progress: Progress) -> None:
+    """Make the run's folder and write down what it is, before the first batch."""
+    if job.request.fresh and (aside := runs.set_aside(job.run)):
+        progress.say(f"the earlier run is kept as {aside.name}")
+    folder = job.run.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    progress.attach_log(folder / "run.log")
+    knobs = " ".join(f"{key}={value}" for key, value in asdict(job.config).items() if value != "")
+    progress.say(f"run {job.run.name}: {knobs}")
+    files.write_json(folder / "config.json", asdict(job.config))
+    if not (folder / "folds.csv").exists():
+        everything = job.data.split(np.arange(len(job.data.train)), "valid")
+        fold_rules.save(job.folds, everything.ids, folder / "folds.csv")
+    if not (folder / "run.json").exists():
+        files.write_json(folder / "run.json", _manifest(job))
+
+
+def _manifest(job: Job) -> dict[str, Any]:
+    source = job.problem.source
+    return {
+        "run": job.run.name,
+        "competition": job.problem.name,
+        "recipe": job.recipe_name,
+        "slug": job.problem.competition.slug,
+        "started": runs.now(),
+        "finished": None,
+        "config": asdict(job.config),
+        "seeds": [],
+        "rows": job.request.rows,
+        "folds_wanted": len(job.folds),
+        "needs": {name: other.run.name for name, other in job.needed.items()},
+        "data": {
+            "folder": str(source.folder.resolve()),
+            "kind": source.kind,
+            "fingerprint": job.problem.fingerprint,
+        },
+        "classes": list(job.data.classes),
+        "device": devices.describe(devices.device()),
+        "precision": getattr(job.config, "precision", "fp64"),
+        "versions": runs.versions(),
+        "command": job.request.command,
+        "seconds": 0.0,
+    }
+
+
+def _fit(job: Job, waiting: Sequence[Key], progress: Progress) -> None:
+    """Fit and answer the members that are not finished, one after the other.
+
+    A finished member is safe on disk before the next one begins.
+    """
+    progress.start([key.name for key in waiting], getattr(job.config, "epochs", 1))
+    for key in waiting:
+        began = time.monotonic()
+        member = _member(job, key, progress)
+        job.recipe.fit([member], job.config)
+        score = _answer(job, key, member)
+        seconds = time.monotonic() - began
+        _note(job, seconds=job.run.manifest()["seconds"] + seconds)
+        progress.finish(key.name, score, seconds)
+
+
+def _member(job: Job, key: Key, progress: Progress) -> Member:
+    train_rows, valid_rows = job.rows(key)
+    folder = job.run.member(key)
+    folder.mkdir(parents=True, exist_ok=True)
+    competition = job.problem.competition
+    return Member(
+        train=job.data.split(train_rows, "train"),
+        valid=job.data.split(valid_rows, "valid"),
+        seed=key.seed,
+        folder=folder,
+        name=key.name,
+        before={n: Fitted(competition, o.run).predictor(key) for n, o in job.needed.items()},
+        oof={name: _oof_on(other, train_rows) for name, other in job.needed.items()},
+        record=_Recorder(job, key, valid_rows, progress),
+    )
+
+
+def _oof_on(job: Job, rows: np.ndarray) -> np.ndarray:
+    """The OOF answers of a finished run on `rows`."""
+    oof = _out_of_fold(job)
+    missing = int((~oof.covered[rows]).sum())
+    if missing:
+        raise UserError(
+            f"{job.recipe_name} has no OOF answer for {missing} training rows: a recipe that "
+            "builds on it needs folds that cover every row"
+        )
+    return oof.answers[rows]
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    """Notes an epoch in the history and on the screen; its score steers nothing."""
+
+    job: Job
+    key: Key
+    rows: np.ndarray
+    progress: Progress
+
+    def __call__(
+        self, epoch: int, answers: np.ndarray | None = None, **figures: float
+    ) -> float | None:
+        score = None
+        if answers is not None and len(self.rows):
+            problem = self.job.problem
+            score = scoring.score_member(problem.competition, problem.data, self.rows, answers)
+            figures["score"] = score
+        self.job.run.note(self.key, epoch, figures)
+        self.progress.epoch(self.key.name, epoch, figures)
+        return score
+
+
+def _answer(job: Job, key: Key, member: Member) -> float | None:
+    """Let a fitted member answer its validation rows and the test; its score."""
+    predictor = job.recipe.restore(member.folder, job.config, member.before)
+    test = predictor(job.test)
+    valid, by_view, views = _answers(predictor, member.valid, test)
+    answers = Answers(member.valid.rows, valid, test, by_view, np.array(views, dtype=str))
+    job.run.keep(key, answers, (member.valid.ids, job.test.ids))
+    if key.fold is None:
+        return None
+    return scoring.score_member(job.problem.competition, job.data, member.valid.rows, valid)
+
+
+def _answers(
+    predictor: Any, split: Split, like: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(answers, answers by view, names of the views); no views for predictors without any."""
+    if not len(split):
+        return like[:0], like[None, :0][:0], []
+    if not hasattr(predictor, "by_view"):
+        answers = predictor(split)
+        return answers, answers[None][:0], []
+    by_view = predictor.by_view(split)
+    return predictor.merge(by_view), by_view, [view.name for view in predictor.views]
+
+
+# --- score and submit ---------------------------------------------------------------------------
+
+
+def _conclude(job: Job, progress: Progress) -> None:
+    """Score what the members answered, write the submission, and note the run as finished."""
+    competition, data, folder = job.problem.competition, job.data, job.run.folder
+    members = {key: job.run.answers(key) for key in job.keys}
+    oof = _out_of_fold(job)
+    test = _test_answers(job, members)
+    files.write_array(folder / "oof.npy", oof.answers)
+    files.write_array(folder / "covered.npy", oof.covered)
+    files.write_array(folder / "test.npy", test)
+    decided = competition.decision(data.target[oof.covered], oof.answers[oof.covered])(test)
+    competition.submission.write(data, decided, job.csv)
+    seconds = job.run.manifest()["seconds"]
+    scores = {
+        **_scores(job, members),
+        "practice_lb": _practice_score(job, decided),
+        "seconds": seconds,
+    }
+    files.write_json(folder / "scores.json", scores)
+    _note(job, finished=runs.now(), seeds=job.seeds, submission=str(job.csv.resolve()))
+    leaderboard.record(folders.runs(), folders.submissions(), job.problem.name, job.run.name)
+
+
+def _concluded(job: Job) -> bool:
+    """Whether scores and submission are of exactly the members wanted."""
+    scores = job.run.scores()
+    if scores is None or job.run.manifest()["finished"] is None or not job.csv.exists():
+        return False
+    scored = {(member["fold"], member["seed"]) for member in scores["members"]}
+    return scored == {(key.fold, key.seed) for key in job.fold_keys}
+
+
+def _out_of_fold(job: Job) -> scoring.OutOfFold:
+    members = {key: job.run.answers(key) for key in job.fold_keys}
+    by_fold = scoring.by_fold(members, job.problem.competition.combine)
+    return scoring.out_of_fold(by_fold, len(job.data.train))
+
+
+def _test_answers(job: Job, members: Mapping[Key, Answers]) -> np.ndarray:
+    """The fits on all rows answer where there are any, else all members together."""
+    refits = [answers.test for key, answers in members.items() if key.fold is None]
+    everyone = [answers.test for answers in members.values()]
+    return job.problem.competition.combine(np.stack(refits or everyone))
+
+
+def _scores(job: Job, members: Mapping[Key, Answers]) -> dict[str, Any]:
+    competition, data = job.problem.competition, job.data
+    scored = {key: answers for key, answers in members.items() if key.fold is not None}
+    by_fold = scoring.by_fold(scored, competition.combine)
+    mean: Mean = getattr(job.config, "tta_mean", "probabilities")
+    return {
+        "metric": competition.metric.name,
+        "greater_is_better": competition.metric.greater_is_better,
+        **scoring.score_folds(competition, data, by_fold),
+        "members": [
+            {
+                "fold": key.fold,
+                "seed": key.seed,
+                "score": scoring.score_member(competition, data, answers.valid_rows, answers.valid),
+            }
+            for key, answers in scored.items()
+        ],
+        "views": scoring.score_views(competition, data, scored, mean),
+    }
+
+
+def _practice_score(job: Job, decided: np.ndarray) -> float | None:
+    """The score on the withheld answers of practice data; None for real data."""
+    solution = folders.practice_answers(job.problem.name) / "solution.csv"
+    if job.problem.source.kind != "practice" or not solution.exists():
+        return None
+    target = scoring.solution(job.data, solution)
+    return job.problem.competition.metric(target, decided, job.data.test)
+
+
+def _note(job: Job, **facts: Any) -> None:
+    """Change facts in run.json."""
+    files.write_json(job.run.folder / "run.json", {**job.run.manifest(), **facts})
+
+
+def summary(job: Job) -> dict[str, Any]:
+    """What `train --json` prints."""
+    scores, manifest = job.run.scores(), job.run.manifest()
+    assert scores is not None
+    return {
+        "run": job.run.name,
+        "competition": job.problem.name,
+        "recipe": job.recipe_name,
+        **scores,
+        "submission": str(job.csv),
+        "device": manifest["device"],
+        "precision": manifest["precision"],
+        "data": manifest["data"],
+        "config": manifest["config"],
+        "seeds": manifest["seeds"],
+        "folder": str(job.run.folder),
+    }
+
+
+# --- predict ------------------------------------------------------------------------------------
+
+
+def predict(name: str, wanted: str, folder: Path, out: Path | None) -> dict[str, Any]:
+    """Let a finished run answer the test set in `folder`; where its submission was written."""
+    competition = problem.find(name)
+    run = runs.find(folders.runs(), name, wanted)
+    if not folder.is_dir():
+        raise UserError(f"--data {folder} is no folder: name the one that holds the test set")
+    fitted = Fitted(competition, run)
+    data = problem.load(competition, folder)
+    classes = tuple(fitted.manifest["classes"])
+    if data.classes and data.classes != classes:
+        raise UserError(
+            f"{folder} has the classes {', '.join(data.classes)}, but {run.name} was trained on "
+            f"{', '.join(classes)}"
+        )
+    data = replace(data, classes=classes)
+    answers = fitted.whole()(data.split(np.arange(len(data.test)), "test"))
+    target, oof = np.zeros(0), np.zeros((0, *answers.shape[1:]))
+    decided = competition.decision(target, oof)(answers)
+    fingerprint = files.fingerprint(folder, folders.cache())
+    path = out or folders.submissions() / name / f"{run.name}@{fingerprint[:8]}.csv"
+    competition.submission.write(data, decided, path)
+    return {"run": run.name, "competition": name, "rows": len(data.test), "submission": str(path)}

@@ -1,0 +1,165 @@
+"""From members' answers to OOF answers, decided answers and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from . import tables
+from .competition import Competition
+from .data import Data
+from .decisions import Combine, Decide
+from .errors import UserError
+from .run import Answers, Key
+from .views import Mean, average
+
+
+@dataclass(frozen=True)
+class FoldAnswers:
+    """What one fold's members, combined over seeds, answered on its validation rows."""
+
+    fold: int
+    rows: np.ndarray  # (valid rows,) positions in the training table
+    answers: np.ndarray  # (valid rows, outputs)
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """One entry a training row; `covered` says which rows a fold validated."""
+
+    answers: np.ndarray  # (train rows, outputs), zero where not covered
+    covered: np.ndarray  # (train rows,) bool
+
+
+def by_fold(members: Mapping[Key, Answers], combine: Combine) -> list[FoldAnswers]:
+    """Each fold's answers, its seeds combined."""
+    numbers = sorted({key.fold for key in members if key.fold is not None})
+    return [_one_fold(number, members, combine) for number in numbers]
+
+
+def _one_fold(number: int, members: Mapping[Key, Answers], combine: Combine) -> FoldAnswers:
+    seeds = [members[key] for key in sorted(members, key=lambda k: k.seed) if key.fold == number]
+    return FoldAnswers(number, seeds[0].valid_rows, combine(np.stack([m.valid for m in seeds])))
+
+
+def out_of_fold(folds: Sequence[FoldAnswers], rows: int) -> OutOfFold:
+    """OOF answers of `rows` training rows; a row that several folds validated gets their mean."""
+    shape = (rows, *folds[0].answers.shape[1:])
+    total, times = np.zeros(shape, folds[0].answers.dtype), np.zeros(rows, np.int64)
+    for fold in folds:
+        total[fold.rows] += fold.answers
+        times[fold.rows] += 1
+    repeats = np.maximum(times, 1).reshape(-1, *[1] * (len(shape) - 1))
+    return OutOfFold(total / repeats.astype(total.dtype), times > 0)
+
+
+def decide(competition: Competition, data: Data, oof: OutOfFold, rows: np.ndarray) -> Decide:
+    """The decision for `rows`, fitted on all other covered rows."""
+    known = oof.covered.copy()
+    known[rows] = False
+    return competition.decision(data.target[known], oof.answers[known])
+
+
+def score_folds(
+    competition: Competition, data: Data, folds: Sequence[FoldAnswers]
+) -> dict[str, Any]:
+    """Scores of each fold and of all OOF answers together, with mean and standard deviation."""
+    oof = out_of_fold(folds, len(data.train))
+    scores, decided = [], None
+    for fold in folds:
+        decision = decide(competition, data, oof, fold.rows)
+        scores.append(_score(competition, data, fold.rows, decision(fold.answers)))
+        pooled = decision(oof.answers[fold.rows])
+        if decided is None:
+            decided = np.zeros((len(oof.covered), *pooled.shape[1:]), pooled.dtype)
+        decided[fold.rows] = pooled
+    assert decided is not None
+    covered = np.flatnonzero(oof.covered)
+    return {
+        "cv": _score(competition, data, covered, decided[covered]),
+        "mean": float(np.mean(scores)),
+        "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0,
+        "coverage": float(oof.covered.mean()),
+        "folds": [
+            {"fold": fold.fold, "score": score} for fold, score in zip(folds, scores, strict=True)
+        ],
+    }
+
+
+def score_member(
+    competition: Competition, data: Data, rows: np.ndarray, answers: np.ndarray
+) -> float:
+    """Score of answers on training rows, decided without any fitting to these rows' own targets."""
+    nobody = np.zeros(0, np.int64)
+    decision = competition.decision(data.target[nobody], answers[nobody])
+    return _score(competition, data, rows, decision(answers))
+
+
+def score_views(
+    competition: Competition, data: Data, members: Mapping[Key, Answers], mean: Mean
+) -> list[dict[str, Any]]:
+    """What each view is worth on OOF: its score alone, the score without it, and the gain.
+
+    `gain` is positive where the view helps: the score of all views less that without it, in the
+    metric's good direction. No entries where there is but one view.
+    """
+    folded = {key: answers for key, answers in members.items() if key.fold is not None}
+    names = [str(name) for name in next(iter(folded.values())).views]
+    if len(names) < 2:
+        return []
+
+    def cv(chosen: Sequence[int]) -> float:
+        seen = {key: _of_views(answers, chosen, mean) for key, answers in folded.items()}
+        score: float = score_folds(competition, data, by_fold(seen, competition.combine))["cv"]
+        return score
+
+    everything = range(len(names))
+    whole = cv(everything)
+    sign = 1.0 if competition.metric.greater_is_better else -1.0
+    worth = []
+    for number, name in enumerate(names):
+        without = cv([other for other in everything if other != number])
+        worth.append(
+            {
+                "name": name,
+                "alone": cv([number]),
+                "without": without,
+                "gain": sign * (whole - without),
+            }
+        )
+    return worth
+
+
+def _of_views(answers: Answers, chosen: Sequence[int], mean: Mean) -> Answers:
+    views = torch.from_numpy(answers.valid_views[list(chosen)])
+    return replace(answers, valid=average(views, mean).numpy())
+
+
+def _score(competition: Competition, data: Data, rows: np.ndarray, decided: np.ndarray) -> float:
+    return competition.metric(data.target[rows], decided, data.train.iloc[rows])
+
+
+def solution(data: Data, path: Path) -> np.ndarray:
+    """The target of the test rows, in their order, from a CSV with the columns of the sample.
+
+    Class names become class positions. Raises UserError where an id or a class is unknown.
+    """
+    table = tables.read(path, text=tuple(data.sample.columns)).set_index(data.id)
+    missing = ~data.test[data.id].isin(table.index)
+    if missing.any():
+        raise UserError(f"{path} has no answer for {data.id} {data.test[data.id][missing].iloc[0]}")
+    answers = table.loc[data.test[data.id]]
+    if not data.classes:
+        return answers.to_numpy(np.float64)
+    positions = pd.Index(data.classes).get_indexer(pd.Index(answers.iloc[:, 0]))
+    if (positions < 0).any():
+        raise UserError(
+            f"{path} has the unknown class {answers.iloc[int(positions.argmin()), 0]!r}"
+        )
+    return positions.astype(np.int64)

@@ -1,0 +1,54 @@
+"""Tiny stand-ins for each competition's download, in Kaggle's own file layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kagglekit import practice
+
+
+def function_fitting(folder: Path, inputs: int, outputs: int, rows: int = 120) -> None:
+    """A smooth function of `inputs` variables with `outputs` values; the test rows are shuffled."""
+    rng = np.random.default_rng(3)
+    x = rng.uniform(-2, 2, (rows + 30, inputs))
+    waves = [np.sin(x.sum(1) + i) * 10.0**i + x[:, i % inputs] for i in range(outputs)]
+    names = {"x": ["x"] if inputs == 1 else [f"x{i + 1}" for i in range(inputs)]}
+    names["y"] = ["y"] if outputs == 1 else [f"y{i + 1}" for i in range(outputs)]
+    table = pd.DataFrame({"id": np.arange(len(x))})
+    table[names["x"]] = x
+    table[names["y"]] = np.stack(waves, axis=1)
+    test = table[rows:].sample(frac=1, random_state=0)
+    _write(folder, table[:rows], test, names["y"])
+    sample = pd.read_csv(folder / "sample_submission.csv").sort_values("id")
+    sample.to_csv(folder / "sample_submission.csv", index=False)
+
+
+def fit_1d(folder: Path) -> None:
+    function_fitting(folder, 1, 1)
+
+
+def fit_5d(folder: Path) -> None:
+    function_fitting(folder, 5, 2)
+
+
+def mics_mnist(folder: Path, rows: int = 160) -> None:
+    """Pictures of 12 × 12 with one bright bar, whose place is the class; three classes."""
+    rng = np.random.default_rng(4)
+    label = np.arange(rows + 24) % 3
+    pixels = rng.integers(0, 60, (len(label), 12, 12))
+    for row, position in enumerate(label):
+        pixels[row, 4 * position : 4 * position + 3] += 150
+    table = pd.DataFrame({"id": np.arange(len(label)), "label": label})
+    columns = pd.DataFrame(pixels.reshape(len(label), -1)).add_prefix("pixel")
+    table = pd.concat([table, columns], axis=1)
+    _write(folder, table[:rows], table[rows:], ["label"])
+
+
+def _write(folder: Path, train: pd.DataFrame, test: pd.DataFrame, targets: list[str]) -> None:
+    answers = folder.with_name(f"{folder.name}.answers")
+    for made in (folder, answers):
+        made.mkdir(parents=True, exist_ok=True)
+    practice.write(folder, answers, train, test, targets)
