@@ -40,16 +40,19 @@ class Fitted:
     @cached_property
     def config(self) -> Config:
         """The knobs the run was trained with."""
-        saved = files.read_json(self.run.folder / "config.json")
-        config: Config = configs.load(type(self.recipe.config), saved)
+        path = self.run.folder / "config.json"
+        try:
+            config: Config = configs.load(type(self.recipe.config), files.read_json(path))
+        except UserError as error:
+            raise UserError(
+                f"{path} does not fit the recipe as it is now ({error}): train it again"
+            ) from error
         return config
 
     @property
     def keys(self) -> list[Key]:
-        """The members that have answered."""
-        folds: list[int | None] = [*range(self.manifest["folds_wanted"]), None]
-        keys = [Key(fold, seed) for seed in self.manifest["seeds"] for fold in folds]
-        return [key for key in keys if self.run.finished(key)]
+        """The members that the run's scores and submission are made of."""
+        return self.run.members()
 
     def predictor(self, key: Key) -> Predictor:
         """What `key` answers; for a fit on all rows that was not made, the mean of its folds.

@@ -35,6 +35,7 @@ class Blend:
             if target.dtype.kind != "f":
                 raise UserError("Blend weights numbers, but this competition's target is classes")
             answers = np.stack([member.oof[name] for name in self.needs])
+            target = target.reshape(len(target), -1)
             files.write_arrays(member.folder / "weights.npz", weights=weights(answers, target))
 
     def restore(self, folder: Path, config: Config, before: Mapping[str, Predictor]) -> Predictor:

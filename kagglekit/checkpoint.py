@@ -29,9 +29,10 @@ def load(path: Path) -> dict[str, Any] | None:
 
     Only tensors and plain values are read: nothing in a checkpoint is executed.
     """
-    if not path.exists():
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
         return None
-    content = path.read_bytes()
     digest, payload = content[:_DIGEST], content[_DIGEST:]
     if blake2b(payload, digest_size=_DIGEST).digest() != digest:
         logging.getLogger("kagglekit").warning(

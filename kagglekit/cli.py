@@ -6,9 +6,14 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,21 @@ from . import __version__
 from .errors import KagglekitError, UserError
 
 Json = dict[str, Any]
-Show = Callable[[Json], None]  # prints a result for people
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a verb found out: the JSON of it, and how people see it."""
+
+    result: Json
+    kind: str  # how `display` shows it
+    shown: Any = None  # what `display` shows, where that is not the JSON
+    code: int = 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as the end of a batch job's time sends it."""
+
 
 _DESCRIPTION = """\
 From a Kaggle download to a checked submission: cross-validation, test-time augmentation,
@@ -38,15 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _parse(typed)
-        options.command = shlex.join(["kagglekit", *typed])
-        if options.competitions:
-            os.environ["KAGGLEKIT_COMPETITIONS"] = options.competitions
-        return int(options.run(options))
+        with _terminable():
+            return _run(typed)
     except KagglekitError as error:
         return _complain(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _complain("interrupted: the same command goes on where this one stopped", 130)
+        return _complain(f"interrupted{_how_to_go_on(typed)}", 130)
+    except _Terminated:
+        return _complain(f"terminated{_how_to_go_on(typed)}", 143)
     except BrokenPipeError:  # the reader has seen enough, as in `kagglekit list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -54,11 +72,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from .files import explain
 
         sentence = explain(error)
-        if sentence is None:
-            raise
-        return _complain(sentence, 2)
+        return _show_bug(error) if sentence is None else _complain(sentence, 2)
     except Exception as error:
         return _show_bug(error)
+
+
+def _run(typed: list[str]) -> int:
+    if not typed:
+        _parser().print_help()
+        return 0
+    options = _parse(typed)
+    options.command = shlex.join(["kagglekit", *typed])
+    if options.competitions:
+        os.environ["KAGGLEKIT_COMPETITIONS"] = options.competitions
+    # a competition's own prints must not come before the JSON document
+    with redirect_stdout(sys.stderr) if options.json else nullcontext():
+        outcome: _Outcome = options.run(options)
+    _print(outcome, options.json)
+    return outcome.code
+
+
+def _print(outcome: _Outcome, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(outcome.result, indent=2, allow_nan=False), flush=True)
+        return
+    from . import display
+
+    display.show(outcome.kind, outcome.result if outcome.shown is None else outcome.shown)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: files closed, the terminal given back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _how_to_go_on(typed: Sequence[str]) -> str:
+    if "train" not in typed[:1]:
+        return ""
+    again = shlex.join(["kagglekit", *(text for text in typed if text != "--fresh")])
+    return f": `{again}` goes on where this stopped"
 
 
 def _complain(sentence: str, code: int) -> int:
@@ -70,7 +134,10 @@ def _show_bug(error: Exception) -> int:
     """A traceback that starts at the competition's own code, where that is to blame."""
     from .folders import competitions
 
-    home = str(competitions().resolve())
+    home = str(competitions().resolve()) + os.sep
+    if isinstance(error, SyntaxError) and str(error.filename).startswith(home):
+        traceback.print_exception(error.with_traceback(None), chain=False)
+        return 1
     trace = error.__traceback__
     while trace is not None and not trace.tb_frame.f_code.co_filename.startswith(home):
         trace = trace.tb_next
@@ -82,9 +149,9 @@ def _show_bug(error: Exception) -> int:
 
 
 def _parse(typed: list[str]) -> argparse.Namespace:
-    """The options; key=value may stand anywhere, also after options."""
+    """The options; recipe and key=value may stand anywhere, also after options."""
     options, rest = _parser().parse_known_args(typed)
-    strangers = [text for text in rest if text.startswith("-") or "=" not in text]
+    strangers = [text for text in rest if text.startswith("-")]
     if strangers or (rest and not hasattr(options, "assignments")):
         raise UserError(
             f"{(strangers or rest)[0]!r} is not known to `kagglekit {options.verb}`; see --help"
@@ -99,6 +166,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         raise UserError(f"{message}; see {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = list(action.choices)
+            near = get_close_matches(str(value), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+            raise UserError(f"there is no verb {value!r}; {hint}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of competitions (default: $KAGGLEKIT_COMPETITIONS, else ./competitions)",
     )  # fmt: skip
 
-    def verb(name: str, run: Callable[[Any], int], help: str) -> argparse.ArgumentParser:
+    def verb(name: str, run: Callable[[Any], _Outcome], help: str) -> argparse.ArgumentParser:
         made = verbs.add_parser(name, help=help, description=help, parents=[shared])
         made.set_defaults(run=run)
         return made
@@ -169,7 +243,12 @@ def _numbers(text: str) -> tuple[int, ...]:
 # --- what is done -------------------------------------------------------------------------------
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace) -> _Outcome:
+    if "=" in options.name:
+        raise UserError(
+            f"{options.name!r} stands where the competition's name should: "
+            "kagglekit train NAME [RECIPE] key=value"
+        )
     recipes = [text for text in options.assignments if "=" not in text]
     if len(recipes) > 1:
         raise UserError(f"{recipes[1]!r} is neither a recipe nor key=value; one recipe at a time")
@@ -187,58 +266,48 @@ def _train(options: argparse.Namespace) -> int:
         slug=options.slug,
         command=options.command,
     )
-    result = pipeline.train(request, _progress())
-    return _answer(options, result, "summary")
+    return _Outcome(pipeline.train(request, _progress()), "summary")
 
 
-def _predict(options: argparse.Namespace) -> int:
+def _predict(options: argparse.Namespace) -> _Outcome:
     from . import pipeline
 
-    result = pipeline.predict(options.name, options.which, options.data, options.out)
-    return _answer(options, result, "prediction")
+    with _progress() as progress:
+        result = pipeline.predict(options.name, options.which, options.data, options.out, progress)
+    return _Outcome(result, "prediction")
 
 
-def _list(options: argparse.Namespace) -> int:
+def _list(options: argparse.Namespace) -> _Outcome:
     from . import overview
 
     if options.name:
-        return _answer(options, overview.recipes(options.name), "recipes")
-    return _answer(options, overview.competitions(), "competitions")
+        return _Outcome(overview.recipes(options.name), "recipes")
+    return _Outcome(overview.competitions(), "competitions")
 
 
-def _leaderboard(options: argparse.Namespace) -> int:
+def _leaderboard(options: argparse.Namespace) -> _Outcome:
     from . import overview
 
-    return _answer(options, overview.leaderboard(options.name, options.rebuild), "leaderboard")
+    return _Outcome(overview.leaderboard(options.name, options.rebuild), "leaderboard")
 
 
-def _practice(options: argparse.Namespace) -> int:
+def _practice(options: argparse.Namespace) -> _Outcome:
     from . import problem
 
     folder, answers = problem.practise(options.name, problem.find(options.name), options.kind)
-    return _answer(options, {"data": str(folder), "answers": str(answers)}, "practice")
+    return _Outcome({"data": str(folder), "answers": str(answers)}, "practice")
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> _Outcome:
     from . import doctor
 
     findings = doctor.examine()
-    _answer(options, {"findings": doctor.as_json(findings)}, "doctor", findings)
-    return 2 if any(finding.status == "problem" for finding in findings) else 0
+    troubled = any(finding.status == "problem" for finding in findings)
+    result = {"findings": doctor.as_json(findings)}
+    return _Outcome(result, "doctor", findings, code=2 if troubled else 0)
 
 
 def _progress() -> Any:
     from .progress import progress
 
     return progress(sys.stderr)
-
-
-def _answer(options: argparse.Namespace, result: Json, kind: str, shown: Any = None) -> int:
-    """Print a result: one JSON document, or something to look at."""
-    if options.json:
-        print(json.dumps(result, indent=2, allow_nan=False))
-        return 0
-    from . import display
-
-    display.show(kind, result if shown is None else shown)
-    return 0

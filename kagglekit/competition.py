@@ -51,6 +51,11 @@ def find(name: str, folder: Path) -> Competition:
     competition's own code passes through with its traceback.
     """
     known = names(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no folder {folder} of competitions: work in the project's folder, or name "
+            "the one that has them with --competitions"
+        )
     if name not in known:
         near = get_close_matches(name.replace("-", "_"), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
@@ -61,7 +66,17 @@ def find(name: str, folder: Path) -> Competition:
         raise UserError(f"{module.__file__} must define `competition = Competition(...)`")
     if not competition.recipes:
         raise UserError(f"{module.__file__}: `recipes` is empty; give at least one")
+    for wanted in competition.recipes:
+        _check_needs(competition, name, wanted, ())
     return competition
+
+
+def _check_needs(competition: Competition, name: str, wanted: str, above: Sequence[str]) -> None:
+    """Refuse recipes that need one that there is not, or in the end themselves."""
+    if wanted in above:
+        raise UserError(f"{name}: recipes need each other: {' → '.join([*above, wanted])}")
+    for other in recipe(competition, name, wanted).needs:
+        _check_needs(competition, name, other, (*above, wanted))
 
 
 def recipe(competition: Competition, name: str, wanted: str) -> Recipe:
@@ -76,19 +91,16 @@ def recipe(competition: Competition, name: str, wanted: str) -> Recipe:
 
 def _import(folder: Path, name: str):  # type: ignore[no-untyped-def]
     """Import by a real module path, so that worker processes started afresh can import it too."""
-    package = folder.name
-    loaded = sys.modules.get(package)
-    if loaded is not None and str(folder) not in map(str, getattr(loaded, "__path__", [])):
-        _forget(package)  # another project's folder of the same name
-    if str(folder.parent) not in sys.path:
-        sys.path.insert(0, str(folder.parent))
+    package, parent = folder.name, str(folder.parent)
+    loaded = {key: sys.modules[key] for key in sys.modules if key.split(".")[0] == package}
+    sources = [getattr(module, "__file__", None) for module in loaded.values()]
+    if any(source and folder not in Path(source).resolve().parents for source in sources):
+        for key in loaded:  # another project's folder of the same name
+            del sys.modules[key]
+    if sys.path[:1] != [parent]:  # first, so that no other folder of that name comes before it
+        sys.path[:] = [parent, *(path for path in sys.path if path != parent)]
     importlib.invalidate_caches()
     return importlib.import_module(f"{package}.{name}")
-
-
-def _forget(package: str) -> None:
-    for module in [key for key in sys.modules if key.split(".")[0] == package]:
-        del sys.modules[module]
 
 
 def default_recipe(competition: Competition, has_gpu: bool) -> str:

@@ -54,7 +54,7 @@ class NetworkConfig(Config):
         "smaller batches (16 rows at least) where an epoch would have fewer than so many",
         least=1,
     )
-    accumulate: int = knob(1, "batches whose gradients are summed before a step", least=1)
+    accumulate: int = knob(1, "batches whose gradients are averaged before a step", least=1)
     optimizer: Literal["adamw", "sgd", "muon"] = knob("adamw", "AdamW, Nesterov SGD or Muon")
     lr: float = knob(1e-3, "peak learning rate", least=0)
     adamw_lr: float = knob(

@@ -55,7 +55,8 @@ class Data:
         return Split(replace(self, target=self._visible(rows, stage)), np.asarray(rows), stage)
 
     def _visible(self, rows: Rows, stage: Stage) -> np.ndarray:
-        hidden = np.full_like(self.target, np.nan if self.target.dtype.kind == "f" else -1)
+        nothing = {"f": np.nan, "i": -1}.get(self.target.dtype.kind, 0)
+        hidden = np.full_like(self.target, nothing)
         if stage == "train":
             hidden[rows] = self.target[rows]
         return hidden

@@ -14,7 +14,9 @@ Combine = Callable[[np.ndarray], np.ndarray]  # (members, rows, ...) -> (rows, .
 class Decision(Protocol):
     """Learns from OOF answers how to decide; the pipeline cross-fits it.
 
-    The rows that a decision is scored on are never among those it was fitted on.
+    The rows that a decision is scored on are never among those it was fitted on. Before any row
+    has an OOF answer (the first fold's live score, a run of one fold) there are zero rows to learn
+    from: a fitted decision then takes its starting point.
     """
 
     def __call__(self, target: np.ndarray, answers: np.ndarray) -> Decide:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
 from .errors import UserError
 
+_ONE_THREAD = 30_000_000  # multiplications of a step below which a second thread gains nothing
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -45,20 +47,24 @@ def resolve_precision(requested: str, device: torch.device, images: bool = True)
     | CPU with avx512_bf16 or AMX | bf16 for images, fp32 for everything else |
     | other CPU, Apple GPU | fp32 |
 
-    Raises UserError for a precision that the device does not have.
+    Raises UserError for a precision that the device does not have, and for an unknown one.
     """
     if requested == "auto":
         return _automatic(device, images)
+    if requested not in DTYPES:
+        raise UserError(f"precision={requested} is unknown: take auto, {', '.join(DTYPES)}")
     if requested == "fp16" and device.type == "cpu":
         raise UserError("precision=fp16 needs a GPU: on a CPU take precision=bf16 or fp32")
     if requested != "fp32" and device.type == "mps":
         raise UserError(f"precision={requested} is not safe on an Apple GPU: take precision=fp32")
+    if requested == "bf16" and device.type == "cuda" and not _gpu_has_bf16():
+        raise UserError("precision=bf16 is not in this GPU's hardware: take precision=fp16")
     return requested, "as asked for"
 
 
 def _automatic(device: torch.device, images: bool) -> tuple[str, str]:
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        if _gpu_has_bf16():
             return "bf16", "the GPU has bf16 in hardware"
         return "fp16", "the GPU has no bf16 in hardware: fp16 with gradient scaling"
     if device.type == "mps":
@@ -68,6 +74,10 @@ def _automatic(device: torch.device, images: bool) -> tuple[str, str]:
     if cpu_has_bf16():
         return "bf16", "the CPU has bf16 instructions"
     return "fp32", "the CPU has no bf16 instructions"
+
+
+def _gpu_has_bf16() -> bool:
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def cpu_has_bf16() -> bool:
@@ -88,6 +98,34 @@ def can_compile(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.utils._triton.has_triton()
     return device.type == "cpu" and any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
+
+
+def reproducible() -> AbstractContextManager[None]:
+    """The context in which a GPU gives the same bytes every time.
+
+    cuDNN then neither picks kernels by a race against the clock nor takes those that add up in
+    any order.
+    """
+    context: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True
+    )
+    return context
+
+
+@contextmanager
+def threads_for(multiplications: float, device: torch.device) -> Iterator[None]:
+    """The context of steps of so many multiplications: on a CPU, small ones get a single thread.
+
+    To wake a second one would take longer than their work, and many times longer where the cores
+    are busy. What they compute then does not depend on how many threads there are.
+    """
+    threads = torch.get_num_threads()
+    if device.type == "cpu" and multiplications < _ONE_THREAD:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -20,8 +20,12 @@ Json = Mapping[str, Any]
 
 def show(kind: str, result: Any) -> None:
     """Print a result of the command line on stdout."""
-    console = Console(file=legible(sys.stdout), highlight=False, soft_wrap=not sys.stdout.isatty())
-    console.print(_KINDS[kind](result))
+    out = legible(sys.stdout)
+    console = Console(file=out, highlight=False, soft_wrap=not sys.stdout.isatty())
+    with console.capture() as captured:  # rich itself would end the process on a closed pipe
+        console.print(_KINDS[kind](result))
+    out.write(captured.get())
+    out.flush()
 
 
 def _summary(result: Json) -> RenderableType:
@@ -92,7 +96,7 @@ def _competitions(result: Json) -> RenderableType:
 
 def _data(entry: Json) -> RenderableType:
     if entry["data"] is None:
-        return Text("practice data will be made", "dim")
+        return Text("none yet: train makes practice data" if entry["practice"] else "none", "dim")
     kind = "practice: " if entry["data"]["kind"] == "practice" else ""
     return Text(f"{kind}{entry['data']['folder']}")
 

@@ -43,6 +43,8 @@ class Estimator(Generic[C]):
                 continue
             target = member.train.target
             assert target is not None
+            if target.dtype.kind == "f":
+                target = target.reshape(len(target), -1)
             seed = derive(member.seed, member.name) % 2**32
             learned = self.learner(config).fit(member.train.inputs, target, seed)
             files.write_arrays(member.folder / "learned.npz", **learned)

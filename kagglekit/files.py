@@ -154,6 +154,18 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def read_array(path: Path) -> np.ndarray:
+    """The array of an npy; a missing or damaged file raises UserError. Pickles are never loaded."""
+    from io import BytesIO
+
+    import numpy as np
+
+    try:
+        return np.lib.format.read_array(BytesIO(_read(path)), allow_pickle=False)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): delete it, or restore a copy") from error
+
+
 def file_digest(path: Path) -> str:
     """Digest of a file's content: blake2b of 16 bytes, as 32 hex digits."""
     with _opened(path) as handle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -148,21 +149,17 @@ def highest_frequency(rows: int, inputs: int, share: float) -> float:
 
 def fit_scales(model: nn.Module, train: Split) -> None:
     """`Network.prepare` of a FunctionNetwork."""
-    assert isinstance(model, FunctionNetwork)
-    assert train.target is not None
-    model.fit_scales(torch.from_numpy(train.inputs), torch.from_numpy(train.target))
+    cast(FunctionNetwork, model).fit_scales(*train.tensors().tensors)
 
 
 def function_fitting(config: FunctionConfig) -> Objective:
     """Squared error of every network by itself, summed: none waits for another's gradient."""
 
     def residual(model: nn.Module, batch: Batch) -> Tensor:
-        assert isinstance(model, FunctionNetwork)
-        return model.residual(batch[0], batch[1])
+        return cast(FunctionNetwork, model).residual(batch[0], batch[1])
 
     def weigh(model: nn.Module, errors: Tensor) -> None:
-        assert isinstance(model, FunctionNetwork)
-        model.weigh(errors)
+        cast(FunctionNetwork, model).weigh(errors)
 
     return Objective(
         loss=lambda model, batch: residual(model, batch).square().mean(0).sum(),

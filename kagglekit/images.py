@@ -19,7 +19,7 @@ from .files import explained
 from .tables import natural
 
 Channels = Literal[1, 3]
-Transform = Callable[[np.ndarray], np.ndarray]  # uint8 (h, w, channels) -> the same kind
+Transform = Callable[[np.ndarray, int], np.ndarray]  # uint8 (h, w, channels), seed -> the same
 Item = tuple[torch.Tensor] | tuple[torch.Tensor, torch.Tensor]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -89,7 +89,8 @@ class ImageFiles(Dataset[Item]):
     """Image files as uint8 tensors (channels, height, width), each with its target if known.
 
     Everything in it can be sent to a worker process that was started afresh, as long as
-    `transform` can: a function of a module, or an object of a class of one. `size` is
+    `transform` can: a function of a module, or an object of a class of one. Its seed comes from
+    NumPy's global generator, which the engine seeds anew for each row and epoch. `size` is
     (height, width); without it images keep their own.
     """
 
@@ -112,7 +113,7 @@ class ImageFiles(Dataset[Item]):
         """The image of one row, and its target."""
         image = read(self.paths[row], self.channels, self.size)
         if self.transform is not None:
-            image = self.transform(image)
+            image = self.transform(image, int(np.random.randint(2**31)))
         inputs = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if self.targets is None:
             return (inputs,)

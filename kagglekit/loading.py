@@ -81,6 +81,8 @@ class Loader:
             num_workers=workers,
             collate_fn=_collate,
             persistent_workers=workers > 0,
+            # its own, or starting an epoch would draw from the generator that dropout uses
+            generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
         )
 
@@ -162,8 +164,13 @@ class _Seeded(Dataset[Any]):
                 return error
 
 
+def as_parts(item: Any) -> Sequence[Any]:
+    """An item of a dataset as (inputs, ...), where it may be the inputs alone."""
+    return item if isinstance(item, tuple | list) else (item,)
+
+
 def _collate(items: Sequence[Any]) -> Any:
     for item in items:
         if isinstance(item, UserError):
             return item
-    return default_collate([item if isinstance(item, tuple | list) else (item,) for item in items])
+    return default_collate([as_parts(item) for item in items])

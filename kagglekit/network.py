@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,11 +18,12 @@ from . import devices, files
 from .augment import Augment, nothing
 from .config import NetworkConfig
 from .data import Split, Task
-from .loading import Loader
+from .errors import UserError
+from .loading import Loader, as_parts
 from .objectives import Objective
 from .optimizers import Groups, decay_matrices
 from .predict import answers_by_view
-from .randomness import derive, seed_all
+from .randomness import derive, isolated, seed_all
 from .recipe import Member, Predictor
 from .train import AfterEpoch, Plan, train
 from .views import View, average, original
@@ -29,6 +31,10 @@ from .views import View, average, original
 C = TypeVar("C", bound=NetworkConfig)
 
 _FEW_STEPS = 400  # below so many steps compiling takes longer than it saves
+
+_REUSES_WEIGHTS = (
+    nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention, nn.Embedding,
+)  # fmt: skip
 
 
 def _no_augment(config: Any) -> Augment:
@@ -83,15 +89,17 @@ class Network(Generic[C]):
         self, folder: Path, config: C, before: Mapping[str, Predictor]
     ) -> NetworkPredictor[C]:
         """The predictor of a trained member."""
-        from safetensors.torch import load_file
-
         saved = files.read_json(folder / "task.json")
         task = Task(tuple(saved["inputs"]), saved["outputs"])
         model = self.model(config, task)
-        weights = load_file(folder / "weights.safetensors")
-        if any(weight.dtype == torch.float64 for weight in weights.values()):
-            model.double()
-        model.load_state_dict(weights)
+        weights = _read_weights(folder / "weights.safetensors")
+        try:
+            model.load_state_dict(weights, assign=True)  # in the precision they were trained in
+        except RuntimeError as error:
+            raise UserError(
+                f"{folder / 'weights.safetensors'} does not fit the model as its code is now: "
+                "train it again"
+            ) from error
         return NetworkPredictor(self, _placed(model, config), config)
 
     def loader(self, split: Split, config: C, seed: int, model: nn.Module) -> Loader:
@@ -106,14 +114,20 @@ class Network(Generic[C]):
         )
 
     def _compile(self, config: C, sample: Split, images: bool) -> str:
+        device = devices.device()
+        able = devices.can_compile(device)
+        if config.compile == "on" and not able:
+            raise UserError("compile=on needs Triton on a GPU, or a C++ compiler: set compile=off")
         if config.compile != "auto":
             return config.compile
-        steps = config.epochs * len(sample.data.train) // config.batch_size
-        pays = images and steps >= _FEW_STEPS and devices.can_compile(devices.device())
-        return "on" if pays else "off"
+        # on a CPU compiling takes about as long as it then saves
+        steps = max(config.epochs * len(sample.data.train) // config.batch_size, config.min_steps)
+        pays = images and steps >= _FEW_STEPS and device.type == "cuda"
+        return "on" if pays and able else "off"
 
     def _task(self, split: Split, config: C) -> Task:
-        first = self.dataset(split.take(np.arange(min(1, len(split)))), config)[0]
+        with isolated(0):  # the item may be one that is drawn anew each time
+            first = as_parts(self.dataset(split.take(np.arange(1)), config)[0])
         return Task(tuple(first[0].shape), split.data.outputs)
 
     def _fit(self, member: Member, config: C) -> None:
@@ -124,10 +138,13 @@ class Network(Generic[C]):
         model = self.model(config, task)
         self.prepare(model, member.train)
         model = _placed(model, config)
-        trained = train(self._plan(member, model, config))
+        plan = self._plan(member, model, config)
+        work = _multiplications(model, task, plan.loader.batch_size)
+        trained = train(replace(plan, multiplications=work))
         files.write_text(member.folder / "task.json", json.dumps(asdict(task)))
-        weights = {name: part.contiguous() for name, part in trained.state_dict().items()}
-        files.write_bytes(member.folder / "weights.safetensors", save(weights))
+        # cloned, since safetensors takes no two names for the same memory
+        named = {n: part.contiguous().clone() for n, part in trained.state_dict().items()}
+        files.write_bytes(member.folder / "weights.safetensors", save(named))
         (member.folder / "checkpoint.bin").unlink(missing_ok=True)
 
     def _plan(self, member: Member, model: nn.Module, config: C) -> Plan:
@@ -160,7 +177,7 @@ class Network(Generic[C]):
         def after_epoch(model: nn.Module, epoch: int, figures: Any) -> None:
             answers = None
             if loader and config.score_every and epoch % config.score_every == 0:
-                answers = answers_by_view(model, objective, loader, (original,), config)[0].numpy()
+                answers = _joined(answers_by_view(model, objective, loader, (original,), config))[0]
             member.record(epoch, answers, **figures)
 
         return after_epoch
@@ -182,33 +199,74 @@ class NetworkPredictor(Generic[C]):
 
     def __call__(self, split: Split) -> np.ndarray:
         """(rows, outputs) answers, averaged over the views."""
+        if self.config.tta_mean == "probabilities":  # row by row, so not all views are kept
+            means = (average(batch, "probabilities")[None] for batch in self._batches(split))
+            answers: np.ndarray = _joined(means)[0]
+            return answers
         return self.merge(self.by_view(split))
 
     def by_view(self, split: Split) -> np.ndarray:
         """(views, rows, outputs) answers."""
+        return _joined(self._batches(split))
+
+    def _batches(self, split: Split) -> Iterator[torch.Tensor]:
         objective = self.recipe.objective(self.config)
         loader = self.recipe.loader(split, self.config, 0, self.model)
-        return answers_by_view(self.model, objective, loader, self.views, self.config).numpy()
+        with devices.reproducible():
+            yield from answers_by_view(self.model, objective, loader, self.views, self.config)
 
     def merge(self, answers: np.ndarray) -> np.ndarray:
         """(views, rows, outputs) -> (rows, outputs), as `tta_mean` says."""
         return average(torch.from_numpy(answers), self.config.tta_mean).numpy()
 
 
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): delete its folder and train again, or restore a copy"
+        ) from error
+
+
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """Training rows in two: those to train on, and `share` of each class (or of all) to watch."""
+    """Training rows in two: those to train on, and `share` of each class (or of all) to watch.
+
+    At least one row on either side; raises UserError where there is but one row in all.
+    """
     assert split.target is not None
-    shuffled = np.random.default_rng(derive(seed, "holdout")).permutation(len(split))
+    rows = len(split)
+    if rows < 2:
+        raise UserError("`patience` and `polish` hold rows out of training, and there is only one")
+    shuffled = np.random.default_rng(derive(seed, "holdout")).permutation(rows)
     if split.data.classes:
         shuffled = shuffled[np.argsort(split.target[shuffled], kind="stable")]
-    watched = np.zeros(len(split), bool)
-    watched[shuffled[:: max(round(1 / share), 2)]] = True
+    # as evenly over the classes as whole rows can be
+    counts = np.floor(np.arange(rows + 1) * np.clip(share, 1 / rows, 1 - 1 / rows) + 0.5)
+    watched = np.zeros(rows, bool)
+    watched[shuffled[np.diff(counts) > 0]] = True
     return split.take(np.flatnonzero(~watched)), split.take(np.flatnonzero(watched))
 
 
 def _placed(model: nn.Module, config: NetworkConfig) -> nn.Module:
     model = model.to(devices.device())
     return model.to(memory_format=torch.channels_last) if config.channels_last else model
+
+
+def _joined(batches: Iterable[torch.Tensor]) -> np.ndarray:
+    """(views, rows, ...) from the (views, batch, ...) of each batch."""
+    return torch.cat(list(batches), dim=1).numpy()
+
+
+def _multiplications(model: nn.Module, task: Task, rows: int) -> float:
+    """Of the model on a batch, about; infinite where a row meets a weight more than once."""
+    reuses = any(isinstance(module, _REUSES_WEIGHTS) for module in model.modules())
+    if reuses or len(task.inputs) != 1:
+        return math.inf
+    return float(rows * sum(weight.numel() for weight in model.parameters()))
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

@@ -81,12 +81,14 @@ def regression(config: NetworkConfig) -> Objective:
 
     def scaled(model: nn.Module, batch: Batch) -> Tensor:
         scale = getattr(model, "output_scale", torch.ones((), device=batch[0].device))
-        return (model(batch[0]) - batch[1]) / scale
+        outputs = model(batch[0])
+        # (rows,) beside (rows, 1) would silently become (rows, rows)
+        return (outputs - batch[1].reshape(outputs.shape)) / scale
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         inputs, target = batch
         if isinstance(target, Mixed):
-            share = target.share[:, None]
+            share = target.share.reshape(-1, *[1] * (target.first.ndim - 1))
             target = share * target.first + (1 - share) * target.second
         return scaled(model, (inputs, target)).square().mean()
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from .config import NetworkConfig
+from .muon import Muon
 
 Groups = Callable[[nn.Module, Any], Iterable[dict[str, Any]]]
 
@@ -51,7 +52,7 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 class Optimizers:
-    """An optimiser for each part of the model, stepped in turn.
+    """The optimisers of each part of the model, stepped in turn.
 
     A group may hold `lr_scale`, which multiplies the rate (layer-wise learning rates).
     """
@@ -60,19 +61,24 @@ class Optimizers:
         self, model: nn.Module, parts: tuple[str, ...], groups: Groups, config: NetworkConfig
     ) -> None:
         self.config = config
-        self.parts = {part: model.get_submodule(part) for part in parts}
+        modules = {part: model.get_submodule(part) for part in parts}
         self.by_part = {
-            part: _optimizer(list(groups(module, config)), config)
-            for part, module in self.parts.items()
+            part: _optimizers(list(groups(module, config)), config)
+            for part, module in modules.items()
+        }
+        self.trained = {
+            part: [weight for weight in module.parameters() if weight.requires_grad]
+            for part, module in modules.items()
         }
         device = next(model.parameters()).device.type
         self.scaler = GradScaler(device, enabled=config.precision == "fp16")
 
     def set_rate(self, share: float) -> None:
         """Set every group's learning rate to `share` of its peak."""
-        for optimizer in self.by_part.values():
-            for group in optimizer.param_groups:
-                group["lr"] = self.config.lr * share * group.get("lr_scale", 1.0)
+        for optimizers in self.by_part.values():
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = share * group["peak_lr"]
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Add the gradients of each part's loss to that part's parameters."""
@@ -81,70 +87,81 @@ class Optimizers:
         for part, loss in losses.items():
             waiting -= 1
             self.scaler.scale(loss / self.config.accumulate).backward(
-                inputs=self._trained(part), retain_graph=waiting > 0
+                inputs=self.trained[part], retain_graph=waiting > 0
             )
 
     def step(self, parts: Iterable[str]) -> None:
         """One step of each of `parts` with the gradients gathered so far, which are then gone."""
         for part in parts:
-            optimizer = self.by_part[part]
-            self.scaler.unscale_(optimizer)
-            if self.config.clip_norm > 0:
-                nn.utils.clip_grad_norm_(self._trained(part), self.config.clip_norm)
-            self.scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.by_part[part]:
+                self.scaler.unscale_(optimizer)
+            if self.config.clip_norm > 0:  # one norm over the whole part
+                nn.utils.clip_grad_norm_(self.trained[part], self.config.clip_norm)
+            for optimizer in self.by_part[part]:
+                self.scaler.step(optimizer)
+                optimizer.zero_grad(set_to_none=True)
 
     def finish(self) -> None:
         """End of a step of all parts: the gradient scale follows what was seen."""
         self.scaler.update()
 
-    def _trained(self, part: str) -> list[nn.Parameter]:
-        return [weight for weight in self.parts[part].parameters() if weight.requires_grad]
-
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on."""
-        states = {part: optimizer.state_dict() for part, optimizer in self.by_part.items()}
+        states = {
+            part: [optimizer.state_dict() for optimizer in optimizers]
+            for part, optimizers in self.by_part.items()
+        }
         return {"scaler": self.scaler.state_dict(), "parts": states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.scaler.load_state_dict(state["scaler"])
-        for part, optimizer in self.by_part.items():
-            optimizer.load_state_dict(state["parts"][part])
+        for part, optimizers in self.by_part.items():
+            for optimizer, saved in zip(optimizers, state["parts"][part], strict=True):
+                optimizer.load_state_dict(saved)
 
 
-def _optimizer(groups: list[dict[str, Any]], config: NetworkConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, config.lr, momentum=config.momentum, nesterov=config.momentum > 0
-        )
+def _optimizers(groups: list[dict[str, Any]], config: NetworkConfig) -> list[torch.optim.Optimizer]:
+    """The optimisers of one part: Muon needs AdamW beside it."""
     if config.optimizer == "muon":
-        from timm.optim.muon import Muon
+        hidden, others = _hidden_apart(groups)
+        optimizers: list[torch.optim.Optimizer] = []
+        if hidden:
+            optimizers.append(Muon(_with_peak(hidden, config.lr), config.lr, config.momentum))
+        if others:
+            optimizers.append(_adamw(_with_peak(others, config.adamw_lr), betas=(0.9, 0.99)))
+        return optimizers
+    groups = _with_peak(groups, config.lr)
+    if config.optimizer == "sgd":
+        nesterov = config.momentum > 0
+        return [torch.optim.SGD(groups, config.lr, momentum=config.momentum, nesterov=nesterov)]
+    return [_adamw(groups, betas=(0.9, 0.999))]
 
-        return Muon(
-            _hidden_apart(groups),
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=True,
-            adjust_lr_fn="original",
-            fallback_lr_scale=config.adamw_lr / config.lr if config.lr else 1.0,
-            betas=(0.9, 0.99),
-        )
+
+def _adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
     fused = all(weight.device.type in ("cuda", "cpu") for g in groups for weight in g["params"])
-    return torch.optim.AdamW(groups, config.lr, fused=fused)
+    return torch.optim.AdamW(groups, betas=betas, fused=fused)
 
 
-def _hidden_apart(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Muon's groups (Jordan et al. 2024, kellerjordan.github.io/posts/muon): hidden matrices.
+def _with_peak(groups: list[dict[str, Any]], lr: float) -> list[dict[str, Any]]:
+    """The groups, each with the rate that a share of 1 means for it."""
+    return [{**group, "peak_lr": lr * group.get("lr_scale", 1.0)} for group in groups]
 
-    Vectors, the first and the last matrix go to AdamW: their updates are no rotations of features.
+
+def _hidden_apart(
+    groups: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The groups of hidden matrices, for Muon, and those of everything else, for AdamW.
+
+    Vectors, the first and the last matrix are no maps between features, so a step that treats all
+    directions alike does not suit them.
     """
     matrices = [weight for group in groups for weight in group["params"] if weight.ndim > 1]
     ends = {id(weight) for weight in (*matrices[:1], *matrices[-1:])}
-    apart = []
+    hidden, others = [], []
     for group in groups:
-        hidden = [w for w in group["params"] if w.ndim > 1 and id(w) not in ends]
-        others = [w for w in group["params"] if w.ndim <= 1 or id(w) in ends]
-        apart.append({**group, "params": hidden, "use_fallback": False})
-        apart.append({**group, "params": others, "use_fallback": True})
-    return [group for group in apart if group["params"]]
+        inner = [w for w in group["params"] if w.ndim > 1 and id(w) not in ends]
+        outer = [w for w in group["params"] if w.ndim <= 1 or id(w) in ends]
+        hidden.append({**group, "params": inner})
+        others.append({**group, "params": outer})
+    return [g for g in hidden if g["params"]], [g for g in others if g["params"]]

@@ -23,20 +23,28 @@ def _one(name: str) -> dict[str, Any]:
         found = contract.find(name, folders.competitions())
         source = folders.find_data(name)
     except KagglekitError as error:
-        return {"name": name, "error": str(error)}
+        return _faulty(name, str(error))
     except Exception as error:  # a bug in one folder must not hide the other competitions
-        return {"name": name, "error": f"{type(error).__name__}: {error}"}
+        return _faulty(name, f"{type(error).__name__}: {error}")
     best = index.best(folders.runs(), name, folders.submissions())
     return {
         "name": name,
         "slug": found.slug,
         "metric": found.metric.name,
         "recipes": list(found.recipes),
+        "practice": list(found.practice),
         "data": None if source is None else {"folder": str(source.folder), "kind": source.kind},
         "best": None
         if best is None
         else {"run": best.run, "recipe": best.recipe, "cv": best.cv, "practice": best.practice},
     }
+
+
+def _faulty(name: str, error: str) -> dict[str, Any]:
+    return {
+        "name": name, "slug": None, "metric": None, "recipes": [], "practice": [], "data": None,
+        "best": None, "error": error,
+    }  # fmt: skip
 
 
 def recipes(name: str) -> dict[str, Any]:
@@ -62,9 +70,8 @@ def recipes(name: str) -> dict[str, Any]:
 def leaderboard(name: str | None, rebuild: bool) -> dict[str, Any]:
     """The runs of one competition, or of all, best first."""
     if name is not None and not (folders.runs() / name).is_dir():
-        contract.find(
-            name, folders.competitions()
-        )  # an unknown name is an error, not an empty table
+        # an unknown name is an error, not an empty table
+        contract.find(name, folders.competitions())
     if rebuild:
         index.rebuild(folders.runs(), folders.submissions())
     rows = index.rows(folders.runs(), name, folders.submissions())

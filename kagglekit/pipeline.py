@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,11 +25,12 @@ from .data import Data, Split
 from .errors import UserError
 from .folds import Fold
 from .problem import Problem
-from .progress import Progress
+from .progress import Progress, listening
 from .recipe import Member, Recipe
 from .run import Answers, Key, Run
 from .views import Mean
 
+_LEARNED_FROM = ("target", "oof", "covered")  # what a decision is fitted on
 _SHARED = ("folds", "folds_file", "seed")  # knobs that a recipe passes on to those it needs
 
 
@@ -72,23 +74,29 @@ class Job:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds wanted."""
+        """The seeds asked for now."""
         return [self.config.seed + number for number in range(self.request.seeds)]
 
     @property
     def fold_keys(self) -> list[Key]:
-        """The members that are scored, in the order they are trained."""
-        wanted = range(len(self.folds)) if self.request.folds is None else self.request.folds
-        return [Key(fold, seed) for seed in self.seeds for fold in wanted]
+        """The members that are scored: those asked for now, and those the run has been scored on.
+
+        A run only grows: after all folds, `--folds 0` takes none away.
+        """
+        asked = range(len(self.folds)) if self.request.folds is None else self.request.folds
+        keys = {(seed, fold) for seed in self.seeds for fold in asked}
+        keys |= {(key.seed, key.fold) for key in self.run.members() if key.fold is not None}
+        return [Key(fold, seed) for seed, fold in sorted(keys)]
 
     @property
     def keys(self) -> list[Key]:
-        """All members; a fit on all rows waits until all folds are wanted."""
-        everything = set(self.request.folds or range(len(self.folds))) == set(
-            range(len(self.folds))
-        )
-        refits = self.config.final == "refit" and everything
-        return self.fold_keys + [Key(None, seed) for seed in self.seeds if refits]
+        """All members; a seed's fit on all rows waits until all of its folds are wanted."""
+        keys = self.fold_keys
+        if self.config.final != "refit":
+            return keys
+        folds_of = Counter(key.seed for key in keys)
+        whole = [seed for seed, folds in folds_of.items() if folds == len(self.folds)]
+        return keys + [Key(None, seed) for seed in whole]
 
     @property
     def test(self) -> Split:
@@ -113,9 +121,9 @@ def train(request: Request, progress: Progress) -> dict[str, Any]:
 
     A finished run is not trained again; a broken one goes on where it stopped.
     """
-    with _caches(request.fresh), progress:
+    with _caches(request.fresh), progress, listening(progress):
         job = prepare(request, progress)
-        trained = _finish(job, progress)
+        trained = _finish(job, progress, set())
     return {**summary(job), "trained": trained}
 
 
@@ -143,23 +151,15 @@ def _caches(fresh: bool) -> Iterator[None]:
 def prepare(request: Request, progress: Progress) -> Job:
     """Read the data, choose the recipe, resolve its knobs, fold; nothing is written yet."""
     competition = problem.find(request.name, request.slug)
-    recipe = _recipe_name(request, competition, progress)
+    name = request.recipe or competitions.default_recipe(competition, devices.has_gpu())
     # knobs are read before data: a typing error should not cost a minute
-    configs.override(competition.recipes[recipe].config, request.assignments)
-    return _job(problem.read(request.name, competition, request.data, progress), recipe, request)
-
-
-def _recipe_name(
-    request: Request, competition: competitions.Competition, progress: Progress
-) -> str:
-    if request.recipe is not None:
-        competitions.recipe(competition, request.name, request.recipe)
-        return request.recipe
-    name = competitions.default_recipe(competition, devices.has_gpu())
+    recipe = competitions.recipe(competition, request.name, name)
+    configs.override(recipe.config, request.assignments)
+    read = problem.read(request.name, competition, request.data, progress)
     first = next(iter(competition.recipes))
-    if name != first:
+    if request.recipe is None and name != first:
         progress.say(f"no GPU here: taking {name} ({first} is the default where there is one)")
-    return name
+    return _job(read, name, request)
 
 
 def _job(problem: Problem, recipe_name: str, request: Request) -> Job:
@@ -167,7 +167,8 @@ def _job(problem: Problem, recipe_name: str, request: Request) -> Job:
     config: Config = configs.override(recipe.config, request.assignments)
     split = _split(problem, config, request)
     config = _resolved(recipe, config, problem.data)
-    passed_on = tuple(t for t in request.assignments if t.partition("=")[0] in _SHARED)
+    # their folds must be this recipe's, or their OOF answers would have seen what it is scored on
+    passed_on = tuple(f"{key}={getattr(config, key)}" for key in _SHARED)
     needed = {
         name: _job(problem, name, replace(request, recipe=name, assignments=passed_on, folds=None))
         for name in recipe.needs
@@ -211,20 +212,27 @@ def _split(problem: Problem, config: Config, request: Request) -> list[Fold]:
 # --- fit and answer -----------------------------------------------------------------------------
 
 
-def _finish(job: Job, progress: Progress) -> bool:
-    """Do what is left of a run, and of the runs it needs; whether anything was left."""
+def _finish(job: Job, progress: Progress, done: set[str]) -> bool:
+    """Do what is left of a run, and of the runs it needs; whether anything was left.
+
+    `done` are the runs that this command has been through, which several recipes may need.
+    """
     for name, other in job.needed.items():
-        progress.say(f"{job.recipe_name} needs {name}")
-        _finish(other, progress)
+        if other.run.name not in done:
+            progress.say(f"{job.recipe_name} needs {name}")
+            _finish(other, progress, done)
+    done.add(job.run.name)
     _open(job, progress)
     waiting = [key for key in job.keys if not job.run.finished(key)]
     if waiting:
         _fit(job, waiting, progress)
-    if waiting or not _concluded(job):
-        _conclude(job, progress)
-        return True
-    progress.say(f"{job.run.name} is trained already; --fresh trains it again")
-    return False
+    left = bool(waiting) or not _concluded(job)
+    if left:
+        _conclude(job)
+    else:
+        progress.say(f"{job.run.name} is trained already; --fresh trains it again")
+    _record(job)
+    return left
 
 
 def _open(job: Job, progress: Progress) -> None:
@@ -232,16 +240,42 @@ def _open(job: Job, progress: Progress) -> None:
     if job.request.fresh and (aside := runs.set_aside(job.run)):
         progress.say(f"the earlier run is kept as {aside.name}")
     folder = job.run.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    for needed in (job.csv.parent, folder):  # before the training, not after it
+        _make(needed)
     progress.attach_log(folder / "run.log")
-    knobs = " ".join(f"{key}={value}" for key, value in asdict(job.config).items() if value != "")
-    progress.say(f"run {job.run.name}: {knobs}")
+    _say_knobs(job, progress)
     files.write_json(folder / "config.json", asdict(job.config))
     if not (folder / "folds.csv").exists():
         everything = job.data.split(np.arange(len(job.data.train)), "valid")
         fold_rules.save(job.folds, everything.ids, folder / "folds.csv")
     if not (folder / "run.json").exists():
         files.write_json(folder / "run.json", _manifest(job))
+    _record(job)
+
+
+def _make(folder: Path) -> None:
+    """A folder that can be written to."""
+    with files.explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+def _say_knobs(job: Job, progress: Progress) -> None:
+    """The knobs that are not as the recipe has them; the log has them all."""
+    usual = asdict(job.recipe.config)
+    knobs = {key: _typed(value) for key, value in asdict(job.config).items()}
+    turned = [f"{key}={text}" for key, text in knobs.items() if text != _typed(usual[key])]
+    progress.say(f"run {job.run.name}" + (": " if turned else "") + " ".join(turned))
+    progress.note("all knobs: " + " ".join(f"{key}={text}" for key, text in knobs.items()))
+
+
+def _typed(value: Any) -> str:
+    """A knob's value as one types it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _record(job: Job) -> None:
+    leaderboard.record(folders.runs(), folders.submissions(), job.problem.name, job.run.name)
 
 
 def _manifest(job: Job) -> dict[str, Any]:
@@ -255,6 +289,7 @@ def _manifest(job: Job) -> dict[str, Any]:
         "finished": None,
         "config": asdict(job.config),
         "seeds": [],
+        "members": [],
         "rows": job.request.rows,
         "folds_wanted": len(job.folds),
         "needs": {name: other.run.name for name, other in job.needed.items()},
@@ -264,6 +299,8 @@ def _manifest(job: Job) -> dict[str, Any]:
             "fingerprint": job.problem.fingerprint,
         },
         "classes": list(job.data.classes),
+        "columns": [str(name) for name in job.data.test.columns],
+        "inputs": _input_shape(job.data),
         "device": devices.describe(devices.device()),
         "precision": getattr(job.config, "precision", "fp64"),
         "versions": runs.versions(),
@@ -272,12 +309,17 @@ def _manifest(job: Job) -> dict[str, Any]:
     }
 
 
+def _input_shape(data: Data) -> list[int] | None:
+    """The shape of what models read of one row; None where that is columns of the table."""
+    return None if data.test_inputs is None else [int(n) for n in data.test_inputs.shape[1:]]
+
+
 def _fit(job: Job, waiting: Sequence[Key], progress: Progress) -> None:
     """Fit and answer the members that are not finished, one after the other.
 
     A finished member is safe on disk before the next one begins.
     """
-    progress.start([key.name for key in waiting], getattr(job.config, "epochs", 1))
+    progress.start([key.name for key in waiting], getattr(job.config, "epochs", 0))
     for key in waiting:
         began = time.monotonic()
         member = _member(job, key, progress)
@@ -367,14 +409,16 @@ def _answers(
 # --- score and submit ---------------------------------------------------------------------------
 
 
-def _conclude(job: Job, progress: Progress) -> None:
+def _conclude(job: Job) -> None:
     """Score what the members answered, write the submission, and note the run as finished."""
     competition, data, folder = job.problem.competition, job.data, job.run.folder
+    _note(job, finished=None)  # until all files are of the same members again
     members = {key: job.run.answers(key) for key in job.keys}
     oof = _out_of_fold(job)
     test = _test_answers(job, members)
     files.write_array(folder / "oof.npy", oof.answers)
     files.write_array(folder / "covered.npy", oof.covered)
+    files.write_array(folder / "target.npy", data.target)
     files.write_array(folder / "test.npy", test)
     decided = competition.decision(data.target[oof.covered], oof.answers[oof.covered])(test)
     competition.submission.write(data, decided, job.csv)
@@ -385,17 +429,21 @@ def _conclude(job: Job, progress: Progress) -> None:
         "seconds": seconds,
     }
     files.write_json(folder / "scores.json", scores)
-    _note(job, finished=runs.now(), seeds=job.seeds, submission=str(job.csv.resolve()))
-    leaderboard.record(folders.runs(), folders.submissions(), job.problem.name, job.run.name)
+    _note(
+        job,
+        finished=runs.now(),
+        seeds=sorted({key.seed for key in members}),
+        members=[key.name for key in members],
+        submission=str(job.csv.resolve()),
+    )
 
 
 def _concluded(job: Job) -> bool:
     """Whether scores and submission are of exactly the members wanted."""
-    scores = job.run.scores()
-    if scores is None or job.run.manifest()["finished"] is None or not job.csv.exists():
-        return False
-    scored = {(member["fold"], member["seed"]) for member in scores["members"]}
-    return scored == {(key.fold, key.seed) for key in job.fold_keys}
+    left = [job.run.folder / name for name in ("oof.npy", "covered.npy", "test.npy", "scores.json")]
+    whole = all(path.exists() for path in [*left, job.csv])
+    finished = job.run.manifest()["finished"] is not None
+    return whole and finished and job.run.members() == job.keys
 
 
 def _out_of_fold(job: Job) -> scoring.OutOfFold:
@@ -468,25 +516,52 @@ def summary(job: Job) -> dict[str, Any]:
 # --- predict ------------------------------------------------------------------------------------
 
 
-def predict(name: str, wanted: str, folder: Path, out: Path | None) -> dict[str, Any]:
-    """Let a finished run answer the test set in `folder`; where its submission was written."""
+def predict(
+    name: str, wanted: str, folder: Path, out: Path | None, progress: Progress
+) -> dict[str, Any]:
+    """Let a finished run answer the test set in `folder`; where its submission was written.
+
+    Raises UserError where the data there are not of the kind that the run was trained on.
+    """
     competition = problem.find(name)
-    run = runs.find(folders.runs(), name, wanted)
-    if not folder.is_dir():
-        raise UserError(f"--data {folder} is no folder: name the one that holds the test set")
-    fitted = Fitted(competition, run)
-    data = problem.load(competition, folder)
-    classes = tuple(fitted.manifest["classes"])
+    fitted = Fitted(competition, runs.find(folders.runs(), name, wanted))
+    run = fitted.run
+    predictor = fitted.whole()
+    source = folders.find_data(name, folder)
+    assert source is not None
+    progress.say(source.describe())
+    data = _as_trained(problem.load(competition, source.folder), fitted, source.folder)
+    answers = predictor(data.split(np.arange(len(data.test)), "test"))
+    learned = {part: files.read_array(run.folder / f"{part}.npy") for part in _LEARNED_FROM}
+    covered = learned["covered"]
+    decision = competition.decision(learned["target"][covered], learned["oof"][covered])
+    fingerprint = files.fingerprint(source.folder, folders.cache())
+    path = out or folders.submissions() / name / f"{run.name}@{fingerprint[:8]}.csv"
+    competition.submission.write(data, decision(answers), path)
+    return {
+        "run": run.name,
+        "competition": name,
+        "data": str(source.folder),
+        "rows": len(data.test),
+        "submission": str(path),
+    }
+
+
+def _as_trained(data: Data, fitted: Fitted, folder: Path) -> Data:
+    """`data` with the classes and the order of columns that the run was trained with."""
+    manifest, run = fitted.manifest, fitted.run.name
+    classes = tuple(manifest["classes"])
     if data.classes and data.classes != classes:
         raise UserError(
-            f"{folder} has the classes {', '.join(data.classes)}, but {run.name} was trained on "
+            f"{folder} has the classes {', '.join(data.classes)}, but {run} was trained on "
             f"{', '.join(classes)}"
         )
-    data = replace(data, classes=classes)
-    answers = fitted.whole()(data.split(np.arange(len(data.test)), "test"))
-    target, oof = np.zeros(0), np.zeros((0, *answers.shape[1:]))
-    decided = competition.decision(target, oof)(answers)
-    fingerprint = files.fingerprint(folder, folders.cache())
-    path = out or folders.submissions() / name / f"{run.name}@{fingerprint[:8]}.csv"
-    competition.submission.write(data, decided, path)
-    return {"run": run.name, "competition": name, "rows": len(data.test), "submission": str(path)}
+    columns, shape = manifest["columns"], _input_shape(data)
+    lacking = [column for column in columns if column not in data.test.columns]
+    if lacking:
+        raise UserError(f"{folder}: the test set lacks the column {lacking[0]!r} that {run} reads")
+    if shape != manifest["inputs"]:
+        raise UserError(
+            f"{folder}: one row's input has shape {shape}, but {run} reads {manifest['inputs']}"
+        )
+    return replace(data, classes=classes, test=data.test[columns])

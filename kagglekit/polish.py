@@ -27,6 +27,16 @@ _CHUNK = 1000  # rows whose Jacobian is held at once
 _LBFGS_ITERATIONS = 20  # of one step
 
 
+def demand_polishable(objective: Objective, config: NetworkConfig) -> None:
+    """Raise UserError unless the method of `polish` can minimise the objective's loss."""
+    if objective.parts != ("",):
+        raise UserError("polish needs one loss for the whole model, not one a part: set polish=0")
+    if config.polish_method == "gauss_newton" and objective.residual is None:
+        raise UserError(
+            "polish_method=gauss_newton needs a squared error: take polish_method=lbfgs"
+        )
+
+
 def polish(
     model: nn.Module,
     objective: Objective,
@@ -41,6 +51,7 @@ def polish(
     the held-out rows keeps its start. `progress` holds what a restored phase goes on from; `save`
     is called after every step. Raises UserError for a loss that the method cannot minimise.
     """
+    demand_polishable(objective, config)
     model.double().eval()  # no dropout, no batch statistics: the loss must be a function
     fit, held_out = (_all_rows(loader, config) for loader in loaders)
     phase = _METHODS[config.polish_method](model, objective, fit, held_out)
@@ -168,10 +179,6 @@ class GaussNewton(Phase):
     stateful = (*Phase.stateful, "damping", "anchor")
 
     def __init__(self, model: nn.Module, objective: Objective, fit: Batch, held_out: Batch) -> None:
-        if objective.residual is None:
-            raise UserError(
-                "polish_method=gauss_newton needs a squared error: take polish_method=lbfgs"
-            )
         super().__init__(model, objective, fit, held_out)
         self.settings = Damping()
         self.rows = len(fit[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,18 +53,21 @@ def load(competition: Competition, folder: Path) -> Data:
 def _source(name: str, competition: Competition, given: Path | None, progress: Progress) -> Source:
     source = folders.find_data(name, given)
     if source is None:
-        folder, _ = practise(name, competition)
+        folder, _ = practise(name, competition, replace_data=False)
         source = folders.find_data(name)
         assert source is not None, f"practice data were written to {folder}"
     progress.say(source.describe())
     return source
 
 
-def practise(name: str, competition: Competition, kind: str | None = None) -> tuple[Path, Path]:
+def practise(
+    name: str, competition: Competition, kind: str | None = None, replace_data: bool = True
+) -> tuple[Path, Path]:
     """Write practice data and their answers; (data folder, answers folder).
 
-    Both appear at once or not at all. Raises UserError for a competition without practice data,
-    or an unknown kind of them.
+    Each folder appears whole or not at all. `replace_data=False` keeps data that somebody else has
+    put there meanwhile. Raises UserError for a competition without practice data, or an unknown
+    kind of them.
     """
     kinds = competition.practice
     if not kinds:
@@ -83,8 +86,19 @@ def practise(name: str, competition: Competition, kind: str | None = None) -> tu
             folder.mkdir()
         kinds[kind](*made)
         # the answers first: data without answers would train but not score
-        for fresh, target in reversed(list(zip(made, targets, strict=True))):
-            if target.exists():
-                shutil.rmtree(target)
-            fresh.rename(target)
+        _place(made[1], targets[1])
+        if replace_data or not targets[0].exists():
+            _place(made[0], targets[0])
     return targets
+
+
+def _place(fresh: Path, target: Path) -> None:
+    """Let `fresh` stand where `target` is; of two processes at once, either's stays."""
+    if target.exists():
+        with contextlib.suppress(FileNotFoundError):  # another process moved it first
+            target.rename(fresh.with_name(f"old-{fresh.name}"))
+    try:
+        fresh.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise

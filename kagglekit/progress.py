@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +39,9 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """One line of the story: above the live table, and in the log."""
 
+    def note(self, text: str) -> None:
+        """One line for the log alone."""
+
     def attach_log(self, path: Path) -> None:
         """Append the story to `path` from here on, and what no log has taken yet.
 
@@ -55,6 +59,7 @@ class Progress(Protocol):
         | loss, score, lr | as they are |
         | rows_per_second | training rows |
         | gpu_gib | peak memory, GiB |
+        | epochs | that there will be, where they are not as many as `start` was told |
         """
 
     def finish(self, member: str, score: float | None, seconds: float) -> None:
@@ -86,6 +91,31 @@ def progress(stream: TextIO | None = None, log: Path | None = None) -> Progress:
     if log is not None:
         story.attach_log(log)
     return story
+
+
+@contextmanager
+def listening(story: Progress) -> Iterator[None]:
+    """Tell what our own code warns of, and keep what libraries warn of in the log."""
+
+    class Teller(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tell = story.say if record.name.startswith("kagglekit") else story.note
+            tell(record.getMessage())
+
+    teller = Teller(logging.WARNING)
+    loggers = [logging.getLogger()]
+    if "TORCH_LOGS" not in os.environ:  # else torch's own printing was asked for
+        loggers.append(logging.getLogger("torch"))
+    before = [logger.handlers for logger in loggers]
+    for logger in loggers:
+        logger.handlers = [teller]
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, handlers in zip(loggers, before, strict=True):
+            logger.handlers = handlers
 
 
 def figure(value: float | None) -> str:
@@ -191,7 +221,7 @@ class _Row:
 
     def advance(self, epoch: int, figures: Mapping[str, float], began: float, now: float) -> None:
         """Take in one epoch. `began`: the earliest moment at which the member can have started."""
-        self.epoch = epoch
+        self.epoch, self.epochs = epoch, int(figures.get("epochs", self.epochs))
         self.figures = {**self.figures, **figures}
         if self.first is None:
             self.first = (epoch, now)
@@ -297,6 +327,10 @@ class _Story:
             line = _printable(line)
             self._note(line)
             self._screen.say(line)
+
+    def note(self, text: str) -> None:
+        for line in text.splitlines():
+            self._note(_printable(line))
 
     def attach_log(self, path: Path) -> None:
         if self._log is not None:

@@ -22,10 +22,15 @@ def derive(seed: int, *purpose: str | int) -> int:
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python, NumPy and torch on every device."""
+    """Seed Python, NumPy and torch, on the CPU and on every device in use."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    # not `torch.manual_seed`: where there is no GPU, it keeps a stack trace of every call
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 def generator(device: torch.device, seed: int) -> torch.Generator:

@@ -20,7 +20,7 @@ from .config import Config
 from .errors import UserError
 from .folds import Fold
 
-_SHOWS_ONLY = {"cli", "doctor", "kaggle", "leaderboard", "pipeline", "progress"}
+_SHOWS_ONLY = {"__main__", "cli", "display", "doctor", "leaderboard", "overview", "progress"}
 _LIBRARIES = ("kagglekit", "torch", "timm", "numpy", "pandas", "scikit-learn", "scipy")
 
 
@@ -35,6 +35,12 @@ class Key:
     def name(self) -> str:
         """As its folder is called: `fold0-seed0`, `all-seed0`."""
         return f"{'all' if self.fold is None else f'fold{self.fold}'}-seed{self.seed}"
+
+    @classmethod
+    def parse(cls, name: str) -> Key:
+        """The member whose folder is called `name`."""
+        fold, _, seed = name.partition("-seed")
+        return cls(None if fold == "all" else int(fold.removeprefix("fold")), int(seed))
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Run:
     | folds.csv | which rows each fold trains and validates on |
     | fold0-seed0/ | a member: what it learned, `answers.npz` when it is finished |
     | oof.npy, covered.npy | one answer a training row, and which rows have one |
+    | target.npy | the targets of the training rows, for decisions that learn from OOF answers |
     | test.npy | one answer a test row |
     | scores.json | scores of folds, of the whole, of views, and the time |
     | history.jsonl | loss and score of every epoch |
@@ -106,13 +113,18 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         """The content of run.json."""
-        manifest: dict[str, Any] = files.read_json(self.folder / "run.json")
-        return manifest
+        return _mapping(self.folder / "run.json", ("recipe", "members", "finished", "seconds"))
 
     def scores(self) -> dict[str, Any] | None:
         """The content of scores.json; None before the run was scored."""
         path = self.folder / "scores.json"
-        return files.read_json(path) if path.exists() else None
+        return _mapping(path, ("metric", "cv", "folds")) if path.exists() else None
+
+    def members(self) -> list[Key]:
+        """The members whose answers the run's scores and submission are made of, in order."""
+        if not (self.folder / "run.json").exists():
+            return []
+        return [Key.parse(name) for name in self.manifest()["members"]]
 
     def folds(self) -> list[Fold]:
         """The folds as they were saved."""
@@ -136,11 +148,18 @@ def identity(
 
 def source_digest(competition: Path) -> str:
     """Digest of the code that answers depend on: the core's and the competition's."""
-    core = [path for path in Path(__file__).parent.glob("*.py") if path.stem not in _SHOWS_ONLY]
+    home = Path(__file__).parent
+    core = {path.name: path for path in home.glob("*.py") if path.stem not in _SHOWS_ONLY}
     own = competition.rglob("*.py") if competition.is_dir() else [competition.with_suffix(".py")]
+    beside = competition.parent.glob("_*.py")  # what several competitions share
+    theirs = {
+        f"competitions/{path.relative_to(competition.parent).as_posix()}": path
+        for path in [*own, *beside]
+    }
     digest = blake2b(digest_size=8)
-    for path in sorted([*core, *own]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for name, path in sorted({**core, **theirs}.items()):
+        content = path.read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
 
 
@@ -190,6 +209,14 @@ def set_aside(run: Run) -> Path | None:
     free = next(path for path in taken if not path.exists())
     run.folder.rename(free)
     return free
+
+
+def _mapping(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """The JSON object in `path`, which has these keys."""
+    value = files.read_json(path)
+    if not isinstance(value, dict) or any(key not in value for key in keys):
+        raise UserError(f"{path} is not as kagglekit writes it: restore a copy, or train --fresh")
+    return value
 
 
 def _some(names: Iterable[str]) -> str:

@@ -148,15 +148,20 @@ def _score(competition: Competition, data: Data, rows: np.ndarray, decided: np.n
 def solution(data: Data, path: Path) -> np.ndarray:
     """The target of the test rows, in their order, from a CSV with the columns of the sample.
 
-    Class names become class positions. Raises UserError where an id or a class is unknown.
+    Class names become class positions. Raises UserError for a column, an id or a class that is
+    missing or unknown.
     """
-    table = tables.read(path, text=tuple(data.sample.columns)).set_index(data.id)
+    table = tables.words(path)
+    lacking = [name for name in data.sample.columns if name not in table.columns]
+    if lacking:
+        raise UserError(f"{path} lacks the column {tables.some(lacking)} of the sample submission")
+    table = table[data.sample.columns].set_index(data.id)
     missing = ~data.test[data.id].isin(table.index)
     if missing.any():
         raise UserError(f"{path} has no answer for {data.id} {data.test[data.id][missing].iloc[0]}")
     answers = table.loc[data.test[data.id]]
     if not data.classes:
-        return answers.to_numpy(np.float64)
+        return answers.to_numpy(str).astype(np.float64)
     positions = pd.Index(data.classes).get_indexer(pd.Index(answers.iloc[:, 0]))
     if (positions < 0).any():
         raise UserError(

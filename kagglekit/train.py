@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from .errors import UserError
 from .loading import Batch, Loader
 from .objectives import Losses, Objective
 from .optimizers import Groups, Optimizers, decay_matrices, learning_rate
-from .polish import polish
+from .polish import demand_polishable, polish
 from .randomness import derive, generator, seed_all
 
 AfterEpoch = Callable[[nn.Module, int, Mapping[str, float]], None]
@@ -42,6 +42,7 @@ class Plan:
     watched: Loader | None = None  # rows held out of training, for `patience` and `polish`
     groups: Groups = decay_matrices
     compiled: bool = False
+    multiplications: float = math.inf  # of the model on a batch, about
     after_epoch: AfterEpoch = lambda model, epoch, figures: None
 
     @property
@@ -108,26 +109,45 @@ def train(plan: Plan) -> nn.Module:
     Fixed epochs, unless `patience` watches rows that were held out inside the training rows; then
     the weights of the best epoch on those rows answer.
 
-    Raises UserError when the loss is not finite.
+    Raises UserError for knobs that the objective cannot follow, before the first step, and for a
+    loss or weights that are not finite; the checkpoint then keeps the last sound epoch.
     """
-    state = _start(plan)
+    _demand_possible(plan)
+    with devices.reproducible():
+        state = _start(plan)
+        with devices.threads_for(plan.multiplications, plan.loader.device):
+            _epochs(plan, state)
+        if state.best:
+            state.answering.load_state_dict(state.best)
+        if plan.config.polish:
+            _polish(plan, state)
+    return state.answering
+
+
+def _demand_possible(plan: Plan) -> None:
+    if plan.config.mixup and not plan.objective.mixes:
+        raise UserError("mixup needs an objective whose loss takes blended targets: set mixup=0")
+    if plan.config.polish:
+        demand_polishable(plan.objective, plan.config)
+
+
+def _epochs(plan: Plan, state: State) -> None:
     forward = torch.compile(plan.model) if plan.compiled else plan.model
     while state.epoch < plan.epochs and not _out_of_patience(plan, state):
         _epoch(plan, state, forward, plan.loader.batches(state.epoch))
         _save_when_due(plan, state)
-    if state.best:
-        state.answering.load_state_dict(state.best)
-    if plan.config.polish:
-        assert plan.watched is not None
-        polish(
-            state.answering,
-            plan.objective,
-            (plan.loader, plan.watched),
-            plan.config,
-            state.polished,
-            lambda: _save_when_due(plan, state),
-        )
-    return state.answering
+
+
+def _polish(plan: Plan, state: State) -> None:
+    assert plan.watched is not None
+    polish(
+        state.answering,
+        plan.objective,
+        (plan.loader, plan.watched),
+        plan.config,
+        state.polished,
+        lambda: _save_when_due(plan, state),
+    )
 
 
 def _save_when_due(plan: Plan, state: State) -> None:
@@ -165,20 +185,32 @@ def _epoch(plan: Plan, state: State, forward: Any, batches: Iterator[Batch]) -> 
     plan.model.train()
     loss = _steps(plan, state, forward, batches, draws)
     state.epoch += 1
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss of {plan.name} became {loss} in epoch {state.epoch}: lower lr "
-            f"(now {plan.config.lr:g}), set clip_norm=1, or take precision=fp32"
-        )
+    _demand_finite(plan, state, loss)
     seconds = time.monotonic() - began
     state.seconds += seconds
     _watch(plan, state)
     rows = len(plan.loader) * plan.loader.batch_size
-    figures = {"loss": loss, "rows_per_second": rows / max(seconds, 1e-9)}
+    figures = {
+        "loss": loss, "rows_per_second": rows / max(seconds, 1e-9), "epochs": float(plan.epochs),
+    }  # fmt: skip
     peak = devices.peak_gib(plan.loader.device)
     if peak is not None:
         figures["gpu_gib"] = peak
     plan.after_epoch(state.answering, state.epoch, figures)
+
+
+@torch.no_grad()
+def _demand_finite(plan: Plan, state: State, loss: float) -> None:
+    """Refuse to go on, to save or to answer once numbers have burst."""
+    # the weights too: the last step of an epoch may have burst them, after its loss was taken
+    total = torch.stack([weight.sum().float() for weight in state.answering.parameters()]).sum()
+    if math.isfinite(loss) and math.isfinite(float(total)):
+        return
+    what = "the weights" if math.isfinite(loss) else f"the loss ({loss})"
+    raise UserError(
+        f"{what} of {plan.name} became infinite or no number in epoch {state.epoch}: lower lr "
+        f"(now {plan.config.lr:g}), set clip_norm=1, or take precision=fp32"
+    )
 
 
 def _steps(
@@ -189,14 +221,12 @@ def _steps(
     done = state.epoch * plan.steps_per_epoch
     count = len(plan.loader)
     for number, batch in enumerate(batches, start=1):
-        batch = _seen(plan, batch, draws)
-        with devices.autocast(plan.config.precision, plan.loader.device):
-            losses = plan.objective.loss(forward, batch)
         stepping = number % plan.config.accumulate == 0 or number == count
         if stepping:
             share = learning_rate(done, plan.epochs * plan.steps_per_epoch, plan.config)
             state.optimizers.set_rate(share)
-        total += _learn(state.optimizers, losses, stepping)
+        losses = _learn(plan, state.optimizers, forward, _seen(plan, batch, draws), stepping)
+        total += torch.stack([loss.detach().float() for loss in losses]).sum()
         if stepping:
             done += 1
             if state.ema is not None:
@@ -214,22 +244,40 @@ def _seen(plan: Plan, batch: Batch, draws: torch.Generator) -> Any:
     return [inputs, *rest]
 
 
-def _learn(optimizers: Optimizers, losses: Losses, stepping: bool) -> Tensor:
-    """Add the gradients and, where `stepping`, take the step; the summed loss, detached."""
-    by_part = {"": losses} if isinstance(losses, Tensor) else dict(losses)
+def _learn(
+    plan: Plan, optimizers: Optimizers, forward: Any, batch: Any, stepping: bool
+) -> list[Tensor]:
+    """Add the gradients of a batch and, where `stepping`, take the step; the losses."""
+
+    def autocast() -> AbstractContextManager[object]:
+        return devices.autocast(plan.config.precision, plan.loader.device)
+
+    with autocast():
+        by_part = _by_part(plan.objective, plan.objective.loss(forward, batch))
     ready = {part: loss for part, loss in by_part.items() if isinstance(loss, Tensor)}
     optimizers.backward(ready)
     if stepping:
         optimizers.step(ready)
-    for part, later in by_part.items():
-        if part not in ready:
-            assert callable(later)
-            ready[part] = later()
-            optimizers.backward({part: ready[part]})
+    for part, compute in by_part.items():
+        if isinstance(compute, Tensor):
+            continue
+        with autocast():
+            ready[part] = compute()
+        optimizers.backward({part: ready[part]})
+        if stepping:
             optimizers.step([part])
     if stepping:
         optimizers.finish()
-    return torch.stack([loss.detach().float() for loss in ready.values()]).sum()
+    return list(ready.values())
+
+
+def _by_part(objective: Objective, losses: Losses) -> Mapping[str, Tensor | Callable[[], Tensor]]:
+    by_part = {"": losses} if isinstance(losses, Tensor) else losses
+    unknown = [part for part in by_part if part not in objective.parts]
+    if unknown:
+        known = ", ".join(map(repr, objective.parts))
+        raise UserError(f"the loss names the part {unknown[0]!r}, but the objective has {known}")
+    return by_part
 
 
 def _watch(plan: Plan, state: State) -> None:
@@ -239,7 +287,8 @@ def _watch(plan: Plan, state: State) -> None:
     loss = _mean_loss(state.answering, plan.objective, plan.watched, plan.config)
     if loss < state.best_loss:
         state.best_loss, state.best_epoch = loss, state.epoch
-        state.best = copy.deepcopy(state.answering.state_dict())
+        weights = state.answering.state_dict()
+        state.best = {name: weight.detach().clone() for name, weight in weights.items()}
 
 
 def _out_of_patience(plan: Plan, state: State) -> bool:

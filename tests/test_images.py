@@ -33,7 +33,7 @@ def noise(path: Path) -> Path:
     return saved(path, Image.fromarray(pixels))
 
 
-def mirrored(image: np.ndarray) -> np.ndarray:
+def mirrored(image: np.ndarray, seed: int) -> np.ndarray:
     return image[:, ::-1]
 
 

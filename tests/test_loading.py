@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, TensorDataset
+
+from kagglekit import augment, loading
+from kagglekit.data import Split
+from kagglekit.errors import UserError
+from kagglekit.images import ImageFiles
+from kagglekit.loading import Loader
+from kagglekit.recipe import Member
+from tests.engine import (
+    CPU,
+    answers,
+    classifier,
+    fitted,
+    member,
+    on_one_thread,  # noqa: F401
+    pictures,
+    settings,
+)
+
+
+class Noisy(Dataset[Any]):
+    """Rows with noise from all three global generators."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, row: int) -> Any:
+        noise = np.random.rand(2) + torch.rand(2, dtype=torch.float64).numpy()
+        return torch.tensor([row, *noise])
+
+
+def loader(dataset: Any, training: bool = True, seed: int = 0, **knobs: Any) -> Loader:
+    return Loader(dataset, settings(**{"batch_size": 16, **knobs}), CPU, seed, training)
+
+
+def rows(of: Loader, epoch: int) -> list[int]:
+    return [int(row) for batch in of.batches(epoch) for row in batch[0][:, 0]]
+
+
+NUMBERED = TensorDataset(torch.arange(40.0)[:, None].expand(40, 2).contiguous())
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    first = loader(NUMBERED)
+    later = rows(first, 3)
+    torch.manual_seed(5)
+    assert rows(loader(NUMBERED), 3) == later
+    assert rows(first, 3) == later
+    assert rows(first, 4) != later
+    assert rows(loader(NUMBERED, seed=1), 3) != later
+
+
+def test_training_sees_whole_batches_of_different_rows() -> None:
+    seen = rows(loader(NUMBERED), 0)
+    assert len(seen) == len(set(seen)) == 32
+
+
+def test_prediction_sees_every_row_in_order() -> None:
+    for data in ("resident", "streamed"):
+        assert rows(loader(NUMBERED, training=False, data=data), 0) == list(range(40))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_random_items_do_not_depend_on_the_number_of_workers(workers: int) -> None:
+    expected, found = loader(Noisy()), loader(Noisy(), workers=workers)
+    for epoch in (0, 1):
+        one = torch.cat([batch[0] for batch in expected.batches(epoch)])
+        other = torch.cat([batch[0] for batch in found.batches(epoch)])
+        assert torch.equal(one, other)
+    again = torch.cat([batch[0] for batch in expected.batches(0)])
+    assert not torch.equal(again.sort(0)[0], one.sort(0)[0])  # drawn anew in every epoch
+
+
+def test_streaming_leaves_the_global_generators_alone() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    expected = torch.rand(1), np.random.rand()
+    torch.manual_seed(0)
+    np.random.seed(0)
+    list(loader(Noisy()).batches(0))
+    assert (torch.rand(1), np.random.rand()) == expected
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [{"data": "streamed"}, {"data": "streamed", "workers": 1}, {"data": "streamed", "workers": 2}],
+    ids=str,
+)
+def test_a_member_does_not_depend_on_where_its_data_live(
+    knobs: dict[str, Any], tmp_path: Path
+) -> None:
+    of, base = member(pictures(), tmp_path / "a"), settings(dropout=0.3, mixup=0.2)
+    expected = fitted(classifier(), of, base)
+    streamed = settings(dropout=0.3, mixup=0.2, **knobs)
+    other = member(pictures(), tmp_path / "b")
+    assert fitted(classifier(), other, streamed) == expected
+    np.testing.assert_array_equal(
+        answers(classifier(), of, base), answers(classifier(), other, streamed)
+    )
+
+
+def test_pixels_arrive_as_floats_in_0_to_1_and_numbers_in_the_model_s_precision() -> None:
+    pixels = torch.full((4, 1, 2, 2), 255, dtype=torch.uint8)
+    dataset = TensorDataset(pixels, torch.ones(4, dtype=torch.float64), torch.arange(4))
+    for data in ("resident", "streamed"):
+        inputs, number, position = next(loader(dataset, data=data).batches(0))
+        assert inputs.dtype == number.dtype == torch.float32
+        assert position.dtype == torch.int64
+        assert bool((inputs == 1).all())
+        assert inputs.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_rows_in_files_cannot_be_resident() -> None:
+    with pytest.raises(UserError, match="data=resident"):
+        loader(Noisy(), data="resident").batches  # noqa: B018
+
+
+def test_rows_that_do_not_fit_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loading.is_resident(NUMBERED, settings(), CPU)
+    monkeypatch.setattr(loading.devices, "free_bytes", lambda device: 100)
+    meta = torch.device("meta")
+    assert not loading.is_resident(NUMBERED, settings(), meta)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """40 pictures as PNG files."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for row, pixels in enumerate(pictures(40, 16).train_inputs):  # type: ignore[arg-type]
+        Image.fromarray(pixels[0]).save(folder / f"{row}.png")
+    return folder
+
+
+def from_files(folder: Path) -> Any:
+    def dataset(split: Split, config: Any) -> ImageFiles:
+        transform = augment.training_view(12) if split.stage == "train" else None
+        paths = [folder / f"{row}.png" for row in split.rows]
+        return ImageFiles(paths, split.target, channels=1, size=(12, 12), transform=transform)
+
+    return classifier(dataset=dataset)
+
+
+def files_member(folder: Path) -> Member:
+    return member(pictures(40, 16), folder)
+
+
+def test_image_files_train_through_albumentations_and_workers(folder: Path, tmp_path: Path) -> None:
+    expected = fitted(from_files(folder), files_member(tmp_path / "a"), settings(epochs=2))
+    config = settings(epochs=2, workers=2, score_every=1)
+    of = files_member(tmp_path / "b")
+    assert fitted(from_files(folder), of, config) == expected
+    predictor = from_files(folder).restore(of.folder, config, {})
+    assert predictor(of.valid).shape == (10, 3)
+
+
+def test_image_files_reach_workers_that_start_afresh(folder: Path) -> None:
+    dataset = from_files(folder).dataset(files_member(folder.parent / "m").train, settings())
+    expected = [batch[0] for batch in loader(dataset).batches(0)]
+    method = torch.multiprocessing.get_start_method()
+    torch.multiprocessing.set_start_method("spawn", force=True)
+    try:
+        found = [batch[0] for batch in loader(dataset, workers=1).batches(0)]
+    finally:
+        torch.multiprocessing.set_start_method(method, force=True)
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_image_is_named_wherever_it_is_read(
+    workers: int, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "7.png").write_bytes((folder / "7.png").read_bytes()[:60])
+    with pytest.raises(UserError, match=r"7\.png") as caught:
+        fitted(from_files(folder), files_member(tmp_path / "m"), settings(workers=workers))
+    assert "Traceback" not in str(caught.value)

@@ -1,0 +1,60 @@
+"""Answers come view by view, undone, row for row in the split's order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kagglekit import views
+from kagglekit.loading import Loader
+from kagglekit.objectives import Objective
+from kagglekit.predict import answers_by_view
+from tests.engine import CPU, pictures, settings
+
+# an image-to-image answer: where a pixel goes is seen
+ECHO = Objective(lambda model, batch: model(batch[0]).mean(), lambda model, batch: model(batch[0]))
+
+
+class Batched(nn.Module):
+    """Gives its inputs back, and notes how many rows came at once and in which mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.rows: list[int] = []
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        self.rows.append(len(inputs))
+        return inputs * self.weight
+
+
+def loader(rows: int = 40) -> Loader:
+    """Pictures to be answered, sixteen at a time."""
+    split = pictures().split(np.arange(rows), "valid")
+    return Loader(split.tensors(), settings(), CPU, 0, training=False)
+
+
+def test_every_view_is_undone_and_every_row_answered_once_in_order() -> None:
+    model = Batched().train()
+    seen = (views.original, *map(views.for_images, (views.mirrored, views.turned(1))))
+    found = list(answers_by_view(model, ECHO, loader(), seen, settings()))
+    assert [batch.shape for batch in found] == [(3, n, 1, 8, 8) for n in (16, 16, 8)]
+    expected = torch.from_numpy(pictures().train_inputs[:40]).float() / 255
+    joined = torch.cat(found, dim=1)
+    for answers in joined:
+        torch.testing.assert_close(answers, expected)
+    assert not joined.requires_grad
+
+
+@pytest.mark.parametrize(("precision", "exact"), [("fp32", True), ("bf16", False)])
+def test_answers_are_float32_in_every_precision(precision: str, exact: bool) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    (full,) = answers_by_view(model, ECHO, loader(8), (views.original,), settings())
+    config = settings(precision=precision)
+    (found,) = answers_by_view(model, ECHO, loader(8), (views.original,), config)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, full) == exact
+    torch.testing.assert_close(found, full, atol=0.02, rtol=0.02)
