@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -150,13 +150,9 @@ def describe(config: Config) -> list[tuple[str, Any, str]]:
     ]
 
 
-def changed(config: Config) -> dict[str, Any]:
-    """The knobs that differ from the defaults of their class."""
-    return {
-        item.name: getattr(config, item.name)
-        for item in fields(config)
-        if item.default is MISSING or getattr(config, item.name) != item.default
-    }
+def typed(value: Any) -> str:
+    """A knob's value as one types it."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _field(config: Config, key: str) -> Any:

@@ -13,15 +13,19 @@ from rich.table import Table
 from rich.text import Text
 
 from . import doctor, leaderboard
+from .config import typed
 from .progress import duration, figure, legible, spread
 
 Json = Mapping[str, Any]
+
+_UNBROKEN = 4096  # columns
 
 
 def show(kind: str, result: Any) -> None:
     """Print a result of the command line on stdout."""
     out = legible(sys.stdout)
-    console = Console(file=out, highlight=False, soft_wrap=not sys.stdout.isatty())
+    # no terminal, no edge: a path in a pipe or a file stays in one piece
+    console = Console(file=out, highlight=False, width=None if sys.stdout.isatty() else _UNBROKEN)
     with console.capture() as captured:  # rich itself would end the process on a closed pipe
         console.print(_KINDS[kind](result))
     out.write(captured.get())
@@ -32,7 +36,7 @@ def _summary(result: Json) -> RenderableType:
     """A run: its scores, its views, its file, and what to type next."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
-    facts.add_column()
+    facts.add_column(overflow="fold")
     facts.add_row(
         "CV",
         Text(f"{figure(result['cv'])}", "bold green")
@@ -97,8 +101,8 @@ def _competitions(result: Json) -> RenderableType:
 def _data(entry: Json) -> RenderableType:
     if entry["data"] is None:
         return Text("none yet: train makes practice data" if entry["practice"] else "none", "dim")
-    kind = "practice: " if entry["data"]["kind"] == "practice" else ""
-    return Text(f"{kind}{entry['data']['folder']}")
+    practice = entry["data"]["kind"] == "practice"
+    return Text("practice data" if practice else entry["data"]["folder"])
 
 
 def _best(entry: Json) -> RenderableType:
@@ -109,22 +113,47 @@ def _best(entry: Json) -> RenderableType:
 
 
 def _recipes(result: Json) -> RenderableType:
-    parts: list[RenderableType] = [
-        Text(f"{result['name']} (kaggle.com/competitions/{result['slug']})")
-    ]
+    """Knobs under the recipes that have them: first the values of the foremost such recipe."""
+    name = Text(result["name"], "bold")
+    parts: list[RenderableType] = [name + f"  kaggle.com/competitions/{result['slug']}"]
     for recipe in result["recipes"]:
-        needs = f"  needs {', '.join(recipe['needs'])}" if recipe["needs"] else ""
-        parts.append(Text(f"\n{recipe['recipe']}{needs}", "bold"))
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-        table.add_column()
-        table.add_column(style="dim", overflow="fold")
+        if recipe["needs"]:
+            parts.append(Text(f"{recipe['recipe']} needs {', '.join(recipe['needs'])}"))
+    knobs: dict[tuple[str, str], dict[str, Json]] = {}  # (key, help) -> recipe -> knob
+    for recipe in result["recipes"]:
         for knob in recipe["knobs"]:
-            table.add_row(f"{knob['key']}={knob['value']}", knob["help"])
-        parts.append(Padding(table, (0, 0, 0, 2)))
+            knobs.setdefault((knob["key"], knob["help"]), {})[recipe["recipe"]] = knob
+    groups: dict[tuple[str, ...], list[dict[str, Json]]] = {}
+    for by_recipe in knobs.values():
+        groups.setdefault(tuple(by_recipe), []).append(by_recipe)
+    for recipes in sorted(groups, key=len, reverse=True):
+        parts.append(Text(f"\n{', '.join(recipes)}", "bold"))
+        parts.append(Padding(_knobs(groups[recipes]), (0, 0, 0, 2)))
     return Group(*parts)
 
 
+def _knobs(knobs: list[dict[str, Json]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(style="dim")
+    for by_recipe in knobs:
+        usual = next(iter(by_recipe.values()))
+        value = typed(usual["value"])
+        other_values = [
+            f"{recipe}: {typed(knob['value'])}"
+            for recipe, knob in by_recipe.items()
+            if knob["value"] != usual["value"]
+        ]
+        text = Text(usual["help"])
+        if other_values:
+            text += Text(f" ({', '.join(other_values)})", "not dim")
+        table.add_row(f"{usual['key']}={value}", text)
+    return table
+
+
 def _leaderboard(result: Json) -> RenderableType:
+    if not result["runs"]:
+        return Text("no runs yet: `kagglekit train NAME` makes one")
     return leaderboard.table([leaderboard.Row(**row) for row in result["runs"]])
 
 

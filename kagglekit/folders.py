@@ -37,7 +37,7 @@ class Source:
         if self.kind == "practice":
             name = self.folder.name.removesuffix(".practice")
             real = _DOWNLOADS / name
-            return f"practice data: {self.folder} (stand-in; download the real files to {real})"
+            return f"practice data: {self.folder} (stand-in; real files: {real})"
         reason = {"given": " (--data)", "environment": " ($KAGGLEKIT_DATA)", "download": ""}
         return f"data: {self.folder}{reason[self.kind]}"
 

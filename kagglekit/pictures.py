@@ -181,6 +181,11 @@ def _read_idx(folder: Path) -> Data:
     train, labels = test[:0], np.zeros(0, np.uint8)
     if train_path is not None and labels_path is not None:
         train, labels = _idx_array(train_path)[:, None], _idx_array(labels_path)
+        if len(train) != len(labels):
+            raise UserError(
+                f"{train_path} holds {len(train)} pictures, but {labels_path.name} {len(labels)} "
+                "labels: download both again"
+            )
     classes, target = tables.positions(labels.astype(str))
     return Data(
         train=pd.DataFrame(index=range(len(train))),

@@ -263,15 +263,10 @@ def _make(folder: Path) -> None:
 def _say_knobs(job: Job, progress: Progress) -> None:
     """The knobs that are not as the recipe has them; the log has them all."""
     usual = asdict(job.recipe.config)
-    knobs = {key: _typed(value) for key, value in asdict(job.config).items()}
-    turned = [f"{key}={text}" for key, text in knobs.items() if text != _typed(usual[key])]
+    knobs = {key: configs.typed(value) for key, value in asdict(job.config).items()}
+    turned = [f"{key}={text}" for key, text in knobs.items() if text != configs.typed(usual[key])]
     progress.say(f"run {job.run.name}" + (": " if turned else "") + " ".join(turned))
     progress.note("all knobs: " + " ".join(f"{key}={text}" for key, text in knobs.items()))
-
-
-def _typed(value: Any) -> str:
-    """A knob's value as one types it."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _record(job: Job) -> None:

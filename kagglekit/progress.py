@@ -283,6 +283,9 @@ class _Table:
     def epoch(self, name: str, epoch: int, figures: Mapping[str, float], now: float) -> _Row:
         row = self.row(name)
         row.advance(epoch, figures, self.last_end, now)
+        for other in self.rows.values():
+            if not other.epoch:  # members are alike: those to come will have as many epochs
+                other.epochs = row.epochs
         self.steps += 1
         return row
 

@@ -8,14 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from kagglekit import folders, pipeline, problem
+from kagglekit import blend, folders, folds, pipeline, problem
 from kagglekit.cli import main
 from kagglekit.errors import UserError
 from kagglekit.progress import progress
@@ -209,6 +210,21 @@ def test_one_fold_and_later_all_folds_is_one_run(tmp_path: Path) -> None:
     assert content(whole) == unbroken(tmp_path)
 
 
+def test_a_scored_run_broken_after_its_other_folds_were_fitted_is_scored_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(job: object) -> None:
+        raise KeyboardInterrupt
+
+    train(folds=(1,))
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_conclude", broken)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    assert content(train()) == unbroken(tmp_path)
+    assert toys.fits() == 3
+
+
 def test_a_run_only_grows() -> None:
     whole = train(seeds=2)
     before = content(whole)
@@ -261,8 +277,40 @@ def test_rows_takes_a_subset_into_a_run_of_its_own() -> None:
     assert look["coverage"] == pytest.approx(20 / 60)
 
 
+def test_fresh_ignores_caches_and_leaves_them_as_they_were() -> None:
+    shutil.make_archive("toy", "zip", "data/toy")
+    shutil.rmtree("data/toy")
+    Path("data/toy").mkdir()
+    shutil.move("toy.zip", "data/toy/toy.zip")
+    before = content(train())
+    (spoilt,) = folders.cache().glob("unpacked/*/train.csv")
+    spoilt.write_text(spoilt.read_text().replace("0", "1"))  # of the same size, so it goes unseen
+    cached = {path: path.read_bytes() for path in folders.cache().rglob("*") if path.is_file()}
+    assert content(train(fresh=True)) == before
+    after = {path: path.read_bytes() for path in folders.cache().rglob("*") if path.is_file()}
+    assert after == cached
+
+
 def test_another_knob_another_run() -> None:
     assert train()["run"] != train("ridge=0.5")["run"]
+
+
+def test_other_code_another_run() -> None:
+    before = train()
+    toys.write(Path.cwd(), "\n# an edit\n", data=False)
+    after = train()
+    assert after["run"] != before["run"]
+    assert after["trained"] is True
+
+
+def test_a_recipe_that_builds_on_another_run_is_another_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = train("mix")["run"]
+    recipes = cast(dict[str, Any], problem.find("toy").recipes)
+    line = recipes["line"]
+    monkeypatch.setitem(recipes, "line", replace(line, config=replace(line.config, ridge=0.3)))
+    assert train("mix")["run"] != before
 
 
 def test_a_slug_changes_what_is_written_down_and_not_the_answers() -> None:
@@ -399,6 +447,27 @@ def test_needed_recipes_take_the_folds_that_are_the_recipe_s_by_default() -> Non
 def test_one_fold_of_a_blend_needs_all_folds_of_the_others() -> None:
     train("mix", folds=(0,))
     assert toys.fits() == 6
+
+
+def test_a_blend_learns_from_the_oof_answers_of_its_own_training_rows() -> None:
+    mix = Path(train("mix")["folder"])
+    needs = json.loads((mix / "run.json").read_text())["needs"]
+    oof = np.stack([np.load(mix.with_name(needs[name]) / "oof.npy") for name in ("line", "curve")])
+    target = np.load(mix / "target.npy")
+    for number, (rows, _) in enumerate(folds.load(mix / "folds.csv")):
+        learned = np.load(mix / f"fold{number}-seed0" / "weights.npz")["weights"]
+        np.testing.assert_array_equal(learned, blend.weights(oof[:, rows], target[rows]))
+
+
+def test_a_blend_refuses_folds_that_leave_rows_without_an_oof_answer() -> None:
+    more = """
+from dataclasses import replace
+
+competition = replace(competition, folds=folds.hold_out(0.3))
+"""
+    toys.write(Path.cwd(), more, data=False)
+    with pytest.raises(UserError, match="line has no OOF answer for 42 training rows"):
+        train("mix")
 
 
 def test_a_fresh_run_that_two_recipes_need_is_trained_once() -> None:
@@ -571,13 +640,15 @@ def test_a_damaged_file_of_a_run_is_named(name: str) -> None:
         train()
 
 
-def test_a_missing_file_of_a_run_is_made_again() -> None:
+@pytest.mark.parametrize("name", ["oof.npy", "covered.npy", "test.npy", "scores.json", "csv"])
+def test_a_missing_file_of_a_run_is_made_again(name: str) -> None:
     result = train()
     before = content(result)
-    for name in ("oof.npy", "scores.json", "test.npy"):
-        (Path(result["folder"]) / name).unlink()
-    Path(result["submission"]).unlink()
+    path = Path(result["submission"]) if name == "csv" else Path(result["folder"]) / name
+    kept = path.read_bytes()
+    path.unlink()
     assert content(train()) == before
+    assert path.read_bytes() == kept
     assert toys.fits() == 3
 
 

@@ -177,6 +177,13 @@ def test_members_taken_over_from_an_earlier_session_do_not_shorten_the_time_left
     assert table.rows["a"].epoch == 10
 
 
+def test_members_to_come_are_expected_to_take_as_many_epochs_as_the_first_says():
+    table = module._Table({name: module._Row(name, 6) for name in "abc"}, 0.0, 0.0)
+    table.finish("a", 0.9, seconds=1.0, now=1.0)
+    table.epoch("b", 1, {**FIGURES, "epochs": 13}, 2.0)
+    assert [table.rows[name].total for name in "abc"] == [6, 13, 13]
+
+
 def test_a_resumed_member_s_pace_does_not_count_the_epochs_before():
     table = module._Table({"a": module._Row("a", 10)}, 0.0, 0.0)
     table.epoch("a", 7, FIGURES, 1.0)

@@ -82,7 +82,7 @@ def from_timm(config: TimmConfig, task: Task) -> nn.Module:
 
 
 MUON = DigitsConfig(
-    epochs=6, min_steps=100, batch_size=512, min_batches=8, optimizer="muon", lr=0.03,
+    epochs=5, min_steps=100, batch_size=512, min_batches=8, optimizer="muon", lr=0.03,
     adamw_lr=0.004, weight_decay=1e-3, momentum=0.9, warmup=0.15, label_smoothing=0.1,
 )  # fmt: skip
 WIDE = DigitsConfig(

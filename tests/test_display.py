@@ -1,0 +1,111 @@
+"""What people see fits their terminal, and says what the JSON says."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kagglekit import display, doctor, leaderboard, overview, pipeline
+from kagglekit.progress import progress
+from tests import toys
+
+SUMMARY: dict[str, Any] = {
+    "run": "cnn_small-4c63357a",
+    "competition": "mics_mnist",
+    "recipe": "cnn_small",
+    "metric": "accuracy",
+    "cv": 0.99733,
+    "mean": 0.99733,
+    "std": 0.0028,
+    "coverage": 0.5,
+    "folds": [{"fold": n, "score": 0.99 + n / 5000} for n in range(5)],
+    "views": [
+        {"name": "original", "alone": 0.998, "without": 0.997, "gain": 0.0},
+        {"name": "shifted(1, 0)", "alone": 0.996, "without": 0.998, "gain": -0.00067},
+    ],
+    "practice_lb": 0.99663,
+    "seconds": 30.4,
+    "device": "NVIDIA H100 80GB HBM3",
+    "precision": "bf16",
+    "submission": "submissions/mics_mnist/cnn_small-4c63357a.csv",
+}
+
+
+@pytest.fixture(autouse=True)
+def toy(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLEKIT_COMPETITIONS", "competitions")
+    toys.write(project)
+
+
+def shown(
+    kind: str, result: Any, capsys: pytest.CaptureFixture[str], width: int | None = None
+) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        if width:
+            patch.setenv("COLUMNS", str(width))
+            patch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+            patch.setenv("TERM", "xterm")
+        display.show(kind, result)
+    return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_summary_fits_the_terminal(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown("summary", SUMMARY, capsys, width).splitlines()
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    for word in ("0.99733", "accuracy", "50.0%", "0.99663", "shifted(1, 0)", "-0.00067", "bf16"):
+        assert word in text
+    frame = [line for line in lines if line[0] in "│╭╰"]
+    assert len({len(line) for line in frame}) == 1
+
+
+def test_a_path_is_one_piece_where_the_output_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = str(tmp_path / ("deep/" * 30) / "run.csv")
+    assert path in shown("summary", {**SUMMARY, "submission": path}, capsys)
+    prediction = {"run": "r", "rows": 3, "submission": path}
+    assert path in shown("prediction", prediction, capsys)
+
+
+def test_many_folds_are_wrapped_inside_the_frame(capsys: pytest.CaptureFixture[str]) -> None:
+    folds = [{"fold": n, "score": 0.9 + n / 1000} for n in range(30)]
+    lines = shown("summary", {**SUMMARY, "folds": folds}, capsys, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "0.92900" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_lists_and_knobs_fit_the_terminal(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline.train(pipeline.Request("toy"), progress())
+    found = overview.competitions()
+    found["competitions"].append(
+        {**found["competitions"][0], "name": "broken", "error": "SyntaxError: " + "long " * 30}
+    )
+    lists = shown("competitions", found, capsys, width)
+    for word in ("toy", "refitted", "data/toy", "rmse", "broken", "SyntaxError"):
+        assert word in lists
+    recipes = shown("recipes", overview.recipes("toy"), capsys, width)
+    assert "ridge=1e-06" in recipes
+    assert "needs line, curve" in recipes
+    assert max(len(line) for line in (lists + recipes).splitlines()) <= width
+
+
+def test_an_empty_leaderboard_says_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "kagglekit train" in shown("leaderboard", {"runs": []}, capsys)
+
+
+def test_every_kind_that_the_command_line_asks_for_is_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert set(display._KINDS) == {
+        "summary", "prediction", "practice", "competitions", "recipes", "leaderboard", "doctor",
+    }  # fmt: skip
+    shown("practice", {"data": "a", "answers": "b"}, capsys)
+    assert doctor.table is display._KINDS["doctor"]
+    assert leaderboard.Row
