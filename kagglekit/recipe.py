@@ -47,9 +47,9 @@ class Member:
 class Recipe(Protocol):
     """Anything that fits: a network, an SVM, a spline.
 
-    `fit` gets every member that is not finished yet, so that it may train them together; it leaves
-    in `member.folder` all that `restore` needs, as safetensors, npz or JSON. `before` of `restore`
-    are the predictors of `needs` for the same member.
+    `fit` gets members that are not finished yet, one or several, so that it may train together
+    what it is given; it leaves in `member.folder` all that `restore` needs, as safetensors, npz or
+    JSON. `before` of `restore` are the predictors of `needs` for the same member.
     """
 
     @property
