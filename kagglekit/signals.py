@@ -1,0 +1,78 @@
+"""Ctrl-C and SIGTERM: obeyed at once, or at the end of the step in hand."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was told to end, by a person (SIGINT) or by a system (SIGTERM)."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the signal's number, as shells count."""
+        return 128 + self.number
+
+
+class _Waiting:
+    """How many steps are in hand (they may be nested), and the signal that came meanwhile."""
+
+    steps = 0
+    number: int | None = None
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise `Interrupted`; elsewhere than in the main thread, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _arrive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        _Waiting.number = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """A step that is finished first; the end of the outermost one raises what came meanwhile.
+
+    A second signal does not wait.
+    """
+    _Waiting.steps += 1
+    try:
+        yield
+    finally:
+        _Waiting.steps -= 1
+    deliver()
+
+
+def pending() -> bool:
+    """Whether a signal waits for the end of the step."""
+    return _Waiting.number is not None
+
+
+def deliver() -> None:
+    """Raise the signal that waits, if there is one and no step is in hand."""
+    if _Waiting.number is not None and not _Waiting.steps:
+        number, _Waiting.number = _Waiting.number, None
+        raise Interrupted(number)
+
+
+def _arrive(number: int, frame: Any) -> None:
+    if _Waiting.steps and _Waiting.number is None:
+        _Waiting.number = number
+        return
+    _Waiting.number = None
+    raise Interrupted(number)
