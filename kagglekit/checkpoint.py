@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from . import files
+from .stages import stage
 
 _DIGEST = 32  # bytes in front of the payload
 
@@ -21,7 +22,8 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     payload = buffer.getvalue()
-    files.write_bytes(path, blake2b(payload, digest_size=_DIGEST).digest() + payload)
+    with stage("save"):
+        files.write_bytes(path, blake2b(payload, digest_size=_DIGEST).digest() + payload)
 
 
 def load(path: Path) -> dict[str, Any] | None:

@@ -28,6 +28,7 @@ from .problem import Problem
 from .progress import Progress, listening
 from .recipe import Member, Recipe
 from .run import Answers, Key, Run
+from .stages import stage
 from .views import Mean
 
 _LEARNED_FROM = ("target", "oof", "covered")  # what a decision is fitted on
@@ -155,7 +156,8 @@ def prepare(request: Request, progress: Progress) -> Job:
     # knobs are read before data: a typing error should not cost a minute
     recipe = competitions.recipe(competition, request.name, name)
     configs.override(recipe.config, request.assignments)
-    read = problem.read(request.name, competition, request.data, progress)
+    with stage("load"):
+        read = problem.read(request.name, competition, request.data, progress)
     first = next(iter(competition.recipes))
     if request.recipe is None and name != first:
         progress.say(f"no GPU here: taking {name} ({first} is the default where there is one)")
@@ -228,7 +230,8 @@ def _finish(job: Job, progress: Progress, done: set[str]) -> bool:
         _fit(job, waiting, progress)
     left = bool(waiting) or not _concluded(job)
     if left:
-        _conclude(job)
+        with stage("write"):
+            _conclude(job)
     else:
         progress.say(f"{job.run.name} is trained already; --fresh trains it again")
     _record(job)
@@ -318,7 +321,8 @@ def _fit(job: Job, waiting: Sequence[Key], progress: Progress) -> None:
     for key in waiting:
         began = time.monotonic()
         member = _member(job, key, progress)
-        job.recipe.fit([member], job.config)
+        with stage("train"):
+            job.recipe.fit([member], job.config)
         score = _answer(job, key, member)
         seconds = time.monotonic() - began
         _note(job, seconds=job.run.manifest()["seconds"] + seconds)
@@ -378,11 +382,13 @@ class _Recorder:
 
 def _answer(job: Job, key: Key, member: Member) -> float | None:
     """Let a fitted member answer its validation rows and the test; its score."""
-    predictor = job.recipe.restore(member.folder, job.config, member.before)
-    test = predictor(job.test)
-    valid, by_view, views = _answers(predictor, member.valid, test)
+    with stage("predict"):
+        predictor = job.recipe.restore(member.folder, job.config, member.before)
+        test = predictor(job.test)
+        valid, by_view, views = _answers(predictor, member.valid, test)
     answers = Answers(member.valid.rows, valid, test, by_view, np.array(views, dtype=str))
-    job.run.keep(key, answers, (member.valid.ids, job.test.ids))
+    with stage("write"):
+        job.run.keep(key, answers, (member.valid.ids, job.test.ids))
     if key.fold is None:
         return None
     return scoring.score_member(job.problem.competition, job.data, member.valid.rows, valid)
