@@ -8,16 +8,15 @@ import os
 import shlex
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from . import __version__, signals
 from .errors import KagglekitError, UserError
 
 Json = dict[str, Any]
@@ -31,10 +30,6 @@ class _Outcome:
     kind: str  # how `display` shows it
     shown: Any = None  # what `display` shows, where that is not the JSON
     code: int = 0
-
-
-class _Terminated(BaseException):
-    """SIGTERM, as the end of a batch job's time sends it."""
 
 
 _DESCRIPTION = """\
@@ -57,14 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _terminable():
+        with signals.handled():
             return _run(typed)
     except KagglekitError as error:
         return _complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _complain(f"interrupted{_how_to_go_on(typed)}", 130)
-    except _Terminated:
-        return _complain(f"terminated{_how_to_go_on(typed)}", 143)
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        what = "terminated" if number == signal.SIGTERM else "interrupted"
+        return _complain(f"{what}{_how_to_go_on(typed)}", 128 + number)
     except BrokenPipeError:  # the reader has seen enough, as in `kagglekit list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -99,23 +94,6 @@ def _print(outcome: _Outcome, as_json: bool) -> None:
     from . import display
 
     display.show(outcome.kind, outcome.result if outcome.shown is None else outcome.shown)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does: files closed, the terminal given back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _how_to_go_on(typed: Sequence[str]) -> str:
@@ -223,6 +201,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folds", type=_numbers, metavar="0,1", help="train these folds only")
     parser.add_argument("--rows", type=_positive, metavar="N", help="a subset, for a quick look")
     parser.add_argument("--fresh", action="store_true", help="ignore caches and earlier runs")
+    parser.add_argument(
+        "--force-resume", action="store_true",
+        help="go on with an unfinished run although source or library versions differ; noted",
+    )  # fmt: skip
     parser.add_argument("--slug", metavar="S", help="the competition's name on Kaggle this year")
 
 
@@ -263,6 +245,7 @@ def _train(options: argparse.Namespace) -> _Outcome:
         folds=options.folds,
         rows=options.rows,
         fresh=options.fresh,
+        force_resume=options.force_resume,
         slug=options.slug,
         command=options.command,
     )

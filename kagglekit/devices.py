@@ -37,6 +37,11 @@ def describe(device: torch.device) -> str:
     return f"CPU ({torch.get_num_threads()} threads)"
 
 
+def kernels(device: torch.device) -> str:
+    """What the kernels are chosen by, and with them the last bits: the GPU, or CPU instructions."""
+    return torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else describe(device)
+
+
 def resolve_precision(requested: str, device: torch.device, images: bool = True) -> tuple[str, str]:
     """The precision to train in, and why.
 

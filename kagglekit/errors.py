@@ -15,6 +15,10 @@ class UserError(KagglekitError):
     exit_code = 2
 
 
+class DivergedError(UserError):
+    """The loss or the weights of one member are no longer finite; other members may go on."""
+
+
 class NetworkError(KagglekitError):
     """A download or a service failed; the input may be right, and trying again may help."""
 

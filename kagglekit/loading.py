@@ -17,7 +17,7 @@ from .errors import UserError
 from .randomness import derive, generator, isolated
 
 Batch = list[Tensor]
-Batches = Callable[[int], Iterator[Batch]]  # epoch -> its batches
+Batches = Callable[..., Iterator[Batch]]  # (epoch, first batch = 0) -> its batches
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ class Loader:
 
     @cached_property
     def batches(self) -> Batches:
-        """epoch -> iterator of batches; what is resident is moved to the device once, here."""
+        """(epoch, first) -> its batches from the number `first` on.
+
+        What is resident is moved to the device once, here.
+        """
         if is_resident(self.dataset, self.config, self.device):
             return self._resident()
         return self._streamed()
@@ -66,8 +69,8 @@ class Loader:
         assert isinstance(self.dataset, TensorDataset)
         columns = [column.to(self.device) for column in self.dataset.tensors]
 
-        def epoch_of_batches(epoch: int) -> Iterator[Batch]:
-            for rows in self.order(epoch).to(self.device).split(self.batch_size):
+        def epoch_of_batches(epoch: int, first: int = 0) -> Iterator[Batch]:
+            for rows in self.order(epoch).to(self.device).split(self.batch_size)[first:]:
                 yield self._ready([column[rows] for column in columns])
 
         return epoch_of_batches
@@ -86,8 +89,8 @@ class Loader:
             pin_memory=self.device.type == "cuda",
         )
 
-        def epoch_of_batches(epoch: int) -> Iterator[Batch]:
-            positions = self.order(epoch).split(self.batch_size)
+        def epoch_of_batches(epoch: int, first: int = 0) -> Iterator[Batch]:
+            positions = self.order(epoch).split(self.batch_size)[first:]
             sampler.batches = [[(epoch, int(row)) for row in rows] for rows in positions]
             for batch in loader:
                 if isinstance(batch, UserError):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from . import devices, files
+from . import checkpoint, devices, files
 from .augment import Augment, nothing
 from .config import NetworkConfig
 from .data import Split, Task
@@ -84,6 +84,7 @@ class Network(Generic[C]):
         for member in members:
             if not (member.folder / "weights.safetensors").exists():
                 self._fit(member, config)
+            checkpoint.remove(_checkpoint(member))
 
     def restore(
         self, folder: Path, config: C, before: Mapping[str, Predictor]
@@ -142,10 +143,11 @@ class Network(Generic[C]):
         work = _multiplications(model, task, plan.loader.batch_size)
         trained = train(replace(plan, multiplications=work))
         files.write_text(member.folder / "task.json", json.dumps(asdict(task)))
+        told = {"state": trained.state, "losses": trained.history}
+        files.write_json(member.folder / "trained.json", told)
         # cloned, since safetensors takes no two names for the same memory
-        named = {n: part.contiguous().clone() for n, part in trained.state_dict().items()}
-        files.write_bytes(member.folder / "weights.safetensors", save(named))
-        (member.folder / "checkpoint.bin").unlink(missing_ok=True)
+        named = {n: part.contiguous().clone() for n, part in trained.model.state_dict().items()}
+        files.write_bytes(member.folder / "weights.safetensors", save(named))  # the last: finished
 
     def _plan(self, member: Member, model: nn.Module, config: C) -> Plan:
         rows, watched = member.train, None
@@ -160,7 +162,8 @@ class Network(Generic[C]):
             config=config,
             name=member.name,
             seed=member.seed,
-            checkpoint=member.folder / "checkpoint.bin",
+            checkpoint=_checkpoint(member),
+            stamp=member.stamp,
             watched=watched,
             groups=self.groups,
             compiled=config.compile == "on",
@@ -177,7 +180,7 @@ class Network(Generic[C]):
         def after_epoch(model: nn.Module, epoch: int, figures: Any) -> None:
             answers = None
             if loader and config.score_every and epoch % config.score_every == 0:
-                answers = _joined(answers_by_view(model, objective, loader, (original,), config))[0]
+                answers = _joined(answers_by_view(model, objective, loader, (original,)))[0]
             member.record(epoch, answers, **figures)
 
         return after_epoch
@@ -209,15 +212,24 @@ class NetworkPredictor(Generic[C]):
         """(views, rows, outputs) answers."""
         return _joined(self._batches(split))
 
-    def _batches(self, split: Split) -> Iterator[torch.Tensor]:
+    def batches(self, split: Split, first: int = 0) -> Iterator[np.ndarray]:
+        """(views, rows, outputs) answers of each batch from the number `first` on."""
+        for answers in self._batches(split, first):
+            yield answers.numpy()
+
+    def _batches(self, split: Split, first: int = 0) -> Iterator[torch.Tensor]:
         objective = self.recipe.objective(self.config)
         loader = self.recipe.loader(split, self.config, 0, self.model)
         with devices.reproducible():
-            yield from answers_by_view(self.model, objective, loader, self.views, self.config)
+            yield from answers_by_view(self.model, objective, loader, self.views, first)
 
     def merge(self, answers: np.ndarray) -> np.ndarray:
         """(views, rows, outputs) -> (rows, outputs), as `tta_mean` says."""
         return average(torch.from_numpy(answers), self.config.tta_mean).numpy()
+
+
+def _checkpoint(member: Member) -> Path:
+    return member.folder / "checkpoint.bin"
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:

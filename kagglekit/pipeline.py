@@ -16,19 +16,21 @@ import numpy as np
 
 from . import competition as competitions
 from . import config as configs
-from . import devices, files, folders, leaderboard, problem, scoring
+from . import devices, files, folders, leaderboard, problem, scoring, stamps
 from . import folds as fold_rules
 from . import run as runs
 from .answering import Fitted
 from .config import Config
 from .data import Data, Split
-from .errors import UserError
+from .errors import DivergedError, UserError
 from .folds import Fold
+from .gather import gather
 from .problem import Problem
 from .progress import Progress, listening
 from .recipe import Member, Recipe
 from .run import Answers, Key, Run
 from .stages import stage
+from .stamps import Stamp
 from .views import Mean
 
 _LEARNED_FROM = ("target", "oof", "covered")  # what a decision is fitted on
@@ -47,6 +49,7 @@ class Request:
     folds: tuple[int, ...] | None = None  # None = all
     rows: int | None = None  # None = all
     fresh: bool = False
+    force_resume: bool = False  # go on although source or versions differ
     slug: str | None = None
     command: str = ""
 
@@ -61,6 +64,7 @@ class Job:
     config: Config
     folds: list[Fold]
     run: Run
+    stamp: Stamp
     needed: Mapping[str, Job]
 
     @property
@@ -175,18 +179,39 @@ def _job(problem: Problem, recipe_name: str, request: Request) -> Job:
         name: _job(problem, name, replace(request, recipe=name, assignments=passed_on, folds=None))
         for name in recipe.needs
     }
-    identity = runs.identity(
+    stamp = stamps.stamp(
         config,
         problem.fingerprint,
         split,
-        runs.source_digest(folders.competitions() / problem.name),
+        stamps.source_digest(folders.competitions() / problem.name),
         {
             "device": devices.device().type,
-            "needs": {name: other.run.name for name, other in needed.items()},
+            "processor": devices.kernels(devices.device()),
+            **{f"needs {name}": other.run.name for name, other in needed.items()},
         },
     )
-    run = Run(folders.runs() / problem.name / f"{recipe_name}-{identity}")
-    return Job(request, problem, recipe_name, config, split, run, needed)
+    run = Run(folders.runs() / problem.name / f"{recipe_name}-{stamp.digest}")
+    if request.force_resume:
+        stamp = replace(stamp, forced=True)
+        run = _begun_elsewise(run, recipe_name, stamp) or run
+    return Job(request, problem, recipe_name, config, split, run, stamp, needed)
+
+
+def _begun_elsewise(run: Run, recipe_name: str, stamp: Stamp) -> Run | None:
+    """The last unfinished run that differs from `run` in source or versions alone."""
+    if run.folder.exists():
+        return None
+    begun = {}
+    for path in run.folder.parent.glob("*/run.json"):
+        other = Run(path.parent)
+        if runs.ASIDE in other.name:
+            continue
+        with contextlib.suppress(UserError):  # a damaged folder is none to go on with
+            told = other.manifest()
+            unfinished = told["recipe"] == recipe_name and told["finished"] is None
+            if unfinished and stamp.forceable(told.get("stamp", {})):
+                begun[told.get("started", "")] = other
+    return begun[max(begun)] if begun else None
 
 
 def _resolved(recipe: Recipe, config: Config, data: Data) -> Config:
@@ -243,8 +268,14 @@ def _open(job: Job, progress: Progress) -> None:
     if job.request.fresh and (aside := runs.set_aside(job.run)):
         progress.say(f"the earlier run is kept as {aside.name}")
     folder = job.run.folder
+    other = None if job.stamp.forced else _begun_elsewise(job.run, job.recipe_name, job.stamp)
+    if other is not None:
+        progress.say(f"{other.name} is unfinished, but its source or its libraries were others: "
+                     "this begins anew; --force-resume would go on with it")  # fmt: skip
+    _admit(job, progress)
     for needed in (job.csv.parent, folder):  # before the training, not after it
         _make(needed)
+    job.run.tidy()
     progress.attach_log(folder / "run.log")
     _say_knobs(job, progress)
     files.write_json(folder / "config.json", asdict(job.config))
@@ -254,6 +285,18 @@ def _open(job: Job, progress: Progress) -> None:
     if not (folder / "run.json").exists():
         files.write_json(folder / "run.json", _manifest(job))
     _record(job)
+
+
+def _admit(job: Job, progress: Progress) -> None:
+    """Refuse to go on with a run that was begun with something else, unless that is forced."""
+    if not (job.run.folder / "run.json").exists() or all(map(job.run.finished, job.keys)):
+        return
+    manifest = job.run.manifest()
+    passed = job.stamp.admit(manifest.get("stamp", {}), f"run {job.run.name}")
+    if passed:
+        progress.say(f"{job.run.name} was begun with other {', '.join(passed)}: forced to go on")
+        forced = [*manifest.get("forced", []), {"when": runs.now(), "differs": passed}]
+        _note(job, forced=forced, stamp=dict(job.stamp.parts))
 
 
 def _make(folder: Path) -> None:
@@ -301,7 +344,8 @@ def _manifest(job: Job) -> dict[str, Any]:
         "inputs": _input_shape(job.data),
         "device": devices.describe(devices.device()),
         "precision": getattr(job.config, "precision", "fp64"),
-        "versions": runs.versions(),
+        "versions": stamps.versions(),
+        "stamp": dict(job.stamp.parts),
         "command": job.request.command,
         "seconds": 0.0,
     }
@@ -315,25 +359,45 @@ def _input_shape(data: Data) -> list[int] | None:
 def _fit(job: Job, waiting: Sequence[Key], progress: Progress) -> None:
     """Fit and answer the members that are not finished, one after the other.
 
-    A finished member is safe on disk before the next one begins.
+    A finished member is safe on disk before the next one begins. A member whose numbers burst
+    stops alone: DivergedError is raised when the others are finished.
     """
     progress.start([key.name for key in waiting], getattr(job.config, "epochs", 0))
+    failed: dict[str, str] = {}
     for key in waiting:
         began = time.monotonic()
-        member = _member(job, key, progress)
-        with stage("train"):
-            job.recipe.fit([member], job.config)
-        score = _answer(job, key, member)
-        seconds = time.monotonic() - began
-        _note(job, seconds=job.run.manifest()["seconds"] + seconds)
-        progress.finish(key.name, score, seconds)
+        try:
+            score = _train_member(job, key, progress)
+        except DivergedError as error:
+            failed[key.name] = str(error)
+            progress.say(str(error))
+        else:
+            progress.finish(key.name, score, time.monotonic() - began)
+        finally:  # also of a session that is interrupted
+            _note(job, seconds=job.run.manifest()["seconds"] + time.monotonic() - began)
+    _note(job, failed=failed)
+    if failed:
+        _record(job)
+        first = next(iter(failed.values()))
+        raise DivergedError(
+            f"{job.run.name} is incomplete: {len(failed)} of {len(job.keys)} members stopped "
+            f"({first}); the others are finished and are kept"
+        )
+
+
+def _train_member(job: Job, key: Key, progress: Progress) -> float | None:
+    """Fit one member and let it answer; its score."""
+    member = _member(job, key, progress)
+    with stage("train"):
+        job.recipe.fit([member], job.config)
+    return _answer(job, key, member)
 
 
 def _member(job: Job, key: Key, progress: Progress) -> Member:
     train_rows, valid_rows = job.rows(key)
     folder = job.run.member(key)
     folder.mkdir(parents=True, exist_ok=True)
-    competition = job.problem.competition
+    competition, manifest = job.problem.competition, job.run.manifest()
     return Member(
         train=job.data.split(train_rows, "train"),
         valid=job.data.split(valid_rows, "valid"),
@@ -343,6 +407,7 @@ def _member(job: Job, key: Key, progress: Progress) -> Member:
         before={n: Fitted(competition, o.run).predictor(key) for n, o in job.needed.items()},
         oof={name: _oof_on(other, train_rows) for name, other in job.needed.items()},
         record=_Recorder(job, key, valid_rows, progress),
+        stamp=replace(job.stamp, forced=job.stamp.forced or bool(manifest.get("forced"))),
     )
 
 
@@ -358,14 +423,12 @@ def _oof_on(job: Job, rows: np.ndarray) -> np.ndarray:
     return oof.answers[rows]
 
 
-@dataclass(frozen=True)
 class _Recorder:
     """Notes an epoch in the history and on the screen; its score steers nothing."""
 
-    job: Job
-    key: Key
-    rows: np.ndarray
-    progress: Progress
+    def __init__(self, job: Job, key: Key, rows: np.ndarray, progress: Progress) -> None:
+        self.job, self.key, self.rows, self.progress = job, key, rows, progress
+        self.resumed = True
 
     def __call__(
         self, epoch: int, answers: np.ndarray | None = None, **figures: float
@@ -375,6 +438,9 @@ class _Recorder:
             problem = self.job.problem
             score = scoring.score_member(problem.competition, problem.data, self.rows, answers)
             figures["score"] = score
+        if self.resumed:  # what an earlier session noted beyond its last checkpoint
+            self.job.run.forget(self.key, epoch)
+            self.resumed = False
         self.job.run.note(self.key, epoch, figures)
         self.progress.epoch(self.key.name, epoch, figures)
         return score
@@ -383,28 +449,42 @@ class _Recorder:
 def _answer(job: Job, key: Key, member: Member) -> float | None:
     """Let a fitted member answer its validation rows and the test; its score."""
     with stage("predict"):
-        predictor = job.recipe.restore(member.folder, job.config, member.before)
-        test = predictor(job.test)
-        valid, by_view, views = _answers(predictor, member.valid, test)
-    answers = Answers(member.valid.rows, valid, test, by_view, np.array(views, dtype=str))
+        answers = _asked(job, job.recipe.restore(member.folder, job.config, member.before), member)
     with stage("write"):
         job.run.keep(key, answers, (member.valid.ids, job.test.ids))
+        job.run.tidy()
     if key.fold is None:
         return None
-    return scoring.score_member(job.problem.competition, job.data, member.valid.rows, valid)
+    rows, valid = answers.valid_rows, answers.valid
+    return scoring.score_member(job.problem.competition, job.data, rows, valid)
 
 
-def _answers(
-    predictor: Any, split: Split, like: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """(answers, answers by view, names of the views); no views for predictors without any."""
-    if not len(split):
-        return like[:0], like[None, :0][:0], []
-    if not hasattr(predictor, "by_view"):
-        answers = predictor(split)
-        return answers, answers[None][:0], []
-    by_view = predictor.by_view(split)
-    return predictor.merge(by_view), by_view, [view.name for view in predictor.views]
+def _asked(job: Job, predictor: Any, member: Member) -> Answers:
+    """What a member answers to its validation rows, view by view, and to the test.
+
+    Batches that a killed session had answered are not asked again.
+    """
+    seconds = getattr(job.config, "checkpoint_seconds", 30)
+    by_view = hasattr(predictor, "batches")
+
+    def ask(split: Split, part: str, merged: bool) -> np.ndarray:
+        def batches(first: int) -> Iterator[np.ndarray]:
+            if not by_view:
+                yield from [] if first else [predictor(split)[None]]
+                return
+            for answers in predictor.batches(split, first):
+                yield predictor.merge(answers)[None] if merged else answers
+
+        return gather(batches, len(split), member.folder / runs.ASKED[part], seconds)
+
+    test = ask(job.test, "test", True)[0]
+    if not len(member.valid):
+        return Answers(member.valid.rows, test[:0], test, test[None, :0][:0], np.array([], str))
+    valid = ask(member.valid, "valid", False)
+    if not by_view:
+        return Answers(member.valid.rows, valid[0], test, valid[:0], np.array([], str))
+    views = np.array([view.name for view in predictor.views], str)
+    return Answers(member.valid.rows, predictor.merge(valid), test, valid, views)
 
 
 # --- score and submit ---------------------------------------------------------------------------

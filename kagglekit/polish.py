@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
+from . import signals
 from .config import NetworkConfig
 from .errors import UserError
 from .loading import Batch, Loader, count
@@ -43,13 +44,14 @@ def polish(
     loaders: tuple[Loader, Loader],
     config: NetworkConfig,
     progress: dict[str, Any],
-    save: Callable[[], None],
+    stepped: Callable[[], None],
 ) -> None:
     """At most `config.polish` steps, in place; the best weights on the held-out rows remain.
 
     `loaders` are of the rows to fit and of those held out. A model that never beats its start on
-    the held-out rows keeps its start. `progress` holds what a restored phase goes on from; `save`
-    is called after every step. Raises UserError for a loss that the method cannot minimise.
+    the held-out rows keeps its start. `progress` holds what a restored phase goes on from;
+    `stepped` is called after every step. Raises UserError for a loss that the method cannot
+    minimise.
     """
     demand_polishable(objective, config)
     model.double().eval()  # no dropout, no batch statistics: the loss must be a function
@@ -60,9 +62,10 @@ def polish(
     for step in range(progress.get("steps", 0), config.polish):
         if phase.done:
             break
-        phase.step()
-        progress.update(steps=step + 1, state=phase.state_dict())
-        save()
+        with signals.deferred():
+            phase.step()
+            progress.update(steps=step + 1, state=phase.state_dict())
+            stepped()
     phase.finish()
     if objective.settle is not None:
         objective.settle(model, phase.final_loss)

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from . import devices
-from .config import NetworkConfig
 from .loading import Loader
 from .objectives import Objective
 from .views import View
@@ -19,12 +18,15 @@ def answers_by_view(
     objective: Objective,
     loader: Loader,
     views: Sequence[View],
-    config: NetworkConfig,
+    first: int = 0,
 ) -> Iterator[torch.Tensor]:
-    """Batch by batch, (views, batch, ...) answers on the CPU, float32 or float64, views undone."""
+    """Batch by batch, (views, batch, ...) answers on the CPU, float32 or float64, views undone.
+
+    `first` is the number of the batch to begin with.
+    """
     model.eval()
-    for inputs, *rest in loader.batches(0):
-        with torch.no_grad(), devices.autocast(config.precision, loader.device):
+    for inputs, *rest in loader.batches(0, first):
+        with torch.no_grad(), devices.autocast(loader.config.precision, loader.device):
             seen = [
                 view.undo(objective.predict(model, [view.apply(inputs), *rest])) for view in views
             ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,3 +52,33 @@ def isolated(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def generator_states(device: torch.device) -> dict[str, Any]:
+    """Where the global generators stand: Python's, NumPy's, torch's on the CPU and on `device`."""
+    version, numbers, gauss = random.getstate()
+    numpy: Any = np.random.get_state(legacy=True)
+    kind, key, position, has_gauss, cached = numpy
+    states: dict[str, Any] = {
+        "python": [version, list(numbers), gauss],
+        "numpy": [str(kind), torch.from_numpy(key.astype(np.int64)), position, has_gauss, cached],
+        "cpu": torch.default_generator.get_state(),
+    }
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def restore_generators(states: Mapping[str, Any], device: torch.device) -> None:
+    """Put the global generators where `generator_states` found them."""
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, key, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((kind, key.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.default_generator.set_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states["mps"])

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .data import Split
+from .stamps import Stamp
 
 Predictor = Callable[[Split], np.ndarray]  # answers: (rows, outputs)
 
@@ -42,6 +43,7 @@ class Member:
     oof: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Answers of each needed recipe on the rows of `train`, by models that did not see the row."""
     record: Record = unrecorded
+    stamp: Stamp = field(default_factory=Stamp)  # what checkpoints are begun with
 
 
 class Recipe(Protocol):

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import config as configs
 from . import files, folds
-from .config import Config
 from .errors import UserError
 from .folds import Fold
 
-_SHOWS_ONLY = {"__main__", "cli", "display", "doctor", "leaderboard", "overview", "progress"}
-_LIBRARIES = ("kagglekit", "torch", "timm", "numpy", "pandas", "scikit-learn", "scipy")
+ASIDE = "~"  # in the name of a folder that holds an earlier state of a run
+ASKED = {"test": "asked-test.npz", "valid": "asked-valid.npz"}  # a member's answers so far
 
 
 @dataclass(frozen=True)
@@ -105,6 +100,24 @@ class Run:
         saved = files.read_arrays(self.member(key) / "answers.npz")
         return Answers(**{item.name: saved[item.name] for item in fields(Answers)})
 
+    def tidy(self) -> None:
+        """Remove what killed processes left; only for whoever has the run to itself."""
+        for leftover in self.folder.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        for answers in self.folder.glob("*/answers.npz"):
+            for name in ASKED.values():
+                answers.with_name(name).unlink(missing_ok=True)
+
+    def forget(self, key: Key, epoch: int) -> None:
+        """Remove a member's epochs from `epoch` on, which are trained again, from the history."""
+        path = self.folder / "history.jsonl"
+        if not path.exists():
+            return
+        lines = path.read_text("utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if not _is_of(line, key, epoch)]
+        if kept != lines:
+            files.write_text(path, "".join(kept))
+
     def note(self, key: Key, epoch: int, figures: Mapping[str, float]) -> None:
         """Append an epoch to the history."""
         line = json.dumps({"member": key.name, "epoch": epoch, **figures})
@@ -129,49 +142,6 @@ class Run:
     def folds(self) -> list[Fold]:
         """The folds as they were saved."""
         return folds.load(self.folder / "folds.csv")
-
-
-def identity(
-    config: Config, data: str, split: Sequence[Fold], source: str, extra: Mapping[str, Any]
-) -> str:
-    """Eight hex digits of everything that answers depend on."""
-    parts = {
-        "config": configs.hashed(config),
-        "data": data,
-        "folds": folds.fingerprint(split),
-        "source": source,
-        **extra,
-    }
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return blake2b(text.encode(), digest_size=4).hexdigest()
-
-
-def source_digest(competition: Path) -> str:
-    """Digest of the code that answers depend on: the core's and the competition's."""
-    home = Path(__file__).parent
-    core = {path.name: path for path in home.glob("*.py") if path.stem not in _SHOWS_ONLY}
-    own = competition.rglob("*.py") if competition.is_dir() else [competition.with_suffix(".py")]
-    beside = competition.parent.glob("_*.py")  # what several competitions share
-    theirs = {
-        f"competitions/{path.relative_to(competition.parent).as_posix()}": path
-        for path in [*own, *beside]
-    }
-    digest = blake2b(digest_size=8)
-    for name, path in sorted({**core, **theirs}.items()):
-        content = path.read_bytes()
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that compute."""
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def now() -> str:
@@ -205,10 +175,19 @@ def set_aside(run: Run) -> Path | None:
     """Rename an earlier run's folder to `<name>~<n>`, so that a new one can begin."""
     if not run.folder.exists():
         return None
-    taken = (run.folder.with_name(f"{run.name}~{number}") for number in range(1, 10_000))
+    taken = (run.folder.with_name(f"{run.name}{ASIDE}{number}") for number in range(1, 10_000))
     free = next(path for path in taken if not path.exists())
     run.folder.rename(free)
     return free
+
+
+def _is_of(line: str, key: Key, epoch: int) -> bool:
+    """Whether a line of the history is of this member and epoch, or a later one, or torn."""
+    try:
+        noted = json.loads(line)
+        return noted["member"] == key.name and noted["epoch"] >= epoch
+    except (ValueError, KeyError, TypeError):
+        return True
 
 
 def _mapping(path: Path, keys: Sequence[str]) -> dict[str, Any]:

@@ -12,14 +12,10 @@ from typing import Any
 class Interrupted(KeyboardInterrupt):
     """The process was told to end, by a person (SIGINT) or by a system (SIGTERM)."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, amid: bool = False) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
-
-    @property
-    def exit_code(self) -> int:
-        """128 and the signal's number, as shells count."""
-        return 128 + self.number
+        self.amid = amid  # a step, which is only half done
 
 
 class _Waiting:
@@ -75,4 +71,4 @@ def _arrive(number: int, frame: Any) -> None:
         _Waiting.number = number
         return
     _Waiting.number = None
-    raise Interrupted(number)
+    raise Interrupted(number, amid=_Waiting.steps > 0)

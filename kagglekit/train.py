@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from . import checkpoint, devices
+from . import checkpoint, devices, randomness, signals
 from .augment import Augment, mixup
+from .checkpoint import Checkpoint
 from .config import NetworkConfig
-from .errors import UserError
+from .errors import DivergedError, UserError
 from .loading import Batch, Loader
 from .objectives import Losses, Objective
 from .optimizers import Groups, Optimizers, decay_matrices, learning_rate
+from .pace import Pace
 from .polish import demand_polishable, polish
 from .randomness import derive, generator, seed_all
+from .stamps import Stamp
 
 AfterEpoch = Callable[[nn.Module, int, Mapping[str, float]], None]
 
@@ -41,6 +44,7 @@ class Plan:
     checkpoint: Path
     watched: Loader | None = None  # rows held out of training, for `patience` and `polish`
     groups: Groups = decay_matrices
+    stamp: Stamp = field(default_factory=Stamp)  # what a checkpoint must have been begun with
     compiled: bool = False
     multiplications: float = math.inf  # of the model on a batch, about
     after_epoch: AfterEpoch = lambda model, epoch, figures: None
@@ -58,70 +62,140 @@ class Plan:
 
 @dataclass
 class State:
-    """Where a training stands: what a checkpoint holds."""
+    """Where the training of one member stands: what a checkpoint holds of it."""
 
     model: nn.Module
     optimizers: Optimizers
     ema: AveragedModel | None
+    draws: torch.Generator  # of augmentation and mixup
     epoch: int = 0  # epochs done
-    seconds: float = 0.0  # spent so far, earlier sessions included
+    batch: int = 0  # batches done of the epoch in hand
+    losses: list[Tensor] = field(default_factory=list)  # of the epoch in hand, a batch each
+    history: list[float] = field(default_factory=list)  # mean loss of each epoch done
     polished: dict[str, Any] = field(default_factory=dict)  # state of the second-order phase
     best_loss: float = math.inf  # on the watched rows
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)  # weights of that epoch
-    saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was written
 
     @property
     def answering(self) -> nn.Module:
         """The model whose answers count: the averaged one where there is one."""
         return self.model if self.ema is None else self.ema.module
 
-    def save(self, path: Path) -> None:
-        """Write everything that the rest of the training depends on."""
-        state = {
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on."""
+        return {
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "ema": {} if self.ema is None else self.ema.state_dict(),
+            "generators": randomness.generator_states(self.draws.device),
+            "draws": self.draws.get_state(),
+            "losses": torch.stack(self.losses) if self.losses else torch.zeros(0),
             "progress": {name: getattr(self, name) for name in self._plain},
         }
-        checkpoint.save(path, state)
 
-    def restore(self, path: Path) -> None:
-        """Go on from the checkpoint in `path`, if there is a sound one."""
-        state = checkpoint.load(path)
-        if state is None:
-            return
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         if state["progress"]["polished"]:
             self.answering.double()  # as the second-order phase had made it
         self.model.load_state_dict(state["model"])
         self.optimizers.load_state_dict(state["optimizers"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
+        self.draws.set_state(state["draws"])
+        self.losses = list(state["losses"].to(self.draws.device))
         for name in self._plain:
             setattr(self, name, state["progress"][name])
+        randomness.restore_generators(state["generators"], self.draws.device)
 
-    _plain = ("epoch", "seconds", "polished", "best_loss", "best_epoch", "best")
+    _plain = ("epoch", "batch", "history", "polished", "best_loss", "best_epoch", "best")
 
 
-def train(plan: Plan) -> nn.Module:
-    """Train to the end, going on from the checkpoint if there is one; return the model to ask.
+class Saver:
+    """Writes the checkpoint when it is due, and before a signal is obeyed."""
+
+    def __init__(self, plan: Plan, state: State) -> None:
+        self.plan, self.state = plan, state
+        self.stamp = plan.stamp.of(plan.name)
+        self.pace = Pace(plan.config.checkpoint_seconds)
+        self.changed = False  # since the last one
+
+    def stepped(self) -> None:
+        """Note that a step was taken, and save where that is due."""
+        self.changed = True
+        if self.pace.due or signals.pending():
+            self.save()
+
+    def save(self) -> None:
+        """Save what has changed, unless its numbers have burst: the last sound state stays."""
+        if not self.changed:
+            return
+        with self.pace.saving():
+            _demand_finite(self.plan, self.state)
+            members = {self.plan.name: self.state.state_dict()}
+            checkpoint.save(self.plan.checkpoint, Checkpoint(self.stamp.parts, members))
+        self.changed = False
+
+    def restore(self) -> None:
+        """Go on from the last checkpoint, if there is one.
+
+        Raises UserError for one that was begun with something else, or does not fit.
+        """
+        path = self.plan.checkpoint
+        found = checkpoint.load(path)
+        if found is None:
+            return
+        self.stamp.admit(found.stamp, str(path))
+        try:
+            self.state.load_state_dict(found.members[self.plan.name])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UserError(
+                f"{path} does not fit the model that is trained: delete it to begin the member "
+                "again"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model at the end of its training, and a digest of all that it went through."""
+
+    model: nn.Module
+    state: str  # digest of weights, averages, optimisers, generators and losses
+    history: list[float]  # mean loss of each epoch
+
+
+def train(plan: Plan) -> Trained:
+    """Train to the end, going on from the checkpoint if there is one.
 
     Fixed epochs, unless `patience` watches rows that were held out inside the training rows; then
-    the weights of the best epoch on those rows answer.
+    the weights of the best epoch on those rows answer. A signal that comes in a step is obeyed at
+    its end, when the checkpoint has been written.
 
     Raises UserError for knobs that the objective cannot follow, before the first step, and for a
-    loss or weights that are not finite; the checkpoint then keeps the last sound epoch.
+    checkpoint that was begun with something else; DivergedError for a loss or weights that are not
+    finite: the checkpoint then keeps the last sound state.
     """
     _demand_possible(plan)
     with devices.reproducible():
         state = _start(plan)
-        with devices.threads_for(plan.multiplications, plan.loader.device):
-            _epochs(plan, state)
-        if state.best:
-            state.answering.load_state_dict(state.best)
-        if plan.config.polish:
-            _polish(plan, state)
-    return state.answering
+        saver = Saver(plan, state)
+        saver.restore()
+        try:
+            _phases(plan, state, saver)
+        except signals.Interrupted as interruption:
+            if not interruption.amid:  # but between two steps, in scoring say
+                saver.save()
+            raise
+    return Trained(state.answering, checkpoint.digest(state.state_dict()), state.history)
+
+
+def _phases(plan: Plan, state: State, saver: Saver) -> None:
+    with devices.threads_for(plan.multiplications, plan.loader.device):
+        _epochs(plan, state, saver)
+    if state.best and not state.polished:
+        state.answering.load_state_dict(state.best)
+    if plan.config.polish:
+        _polish(plan, state, saver)
 
 
 def _demand_possible(plan: Plan) -> None:
@@ -131,14 +205,13 @@ def _demand_possible(plan: Plan) -> None:
         demand_polishable(plan.objective, plan.config)
 
 
-def _epochs(plan: Plan, state: State) -> None:
+def _epochs(plan: Plan, state: State, saver: Saver) -> None:
     forward = torch.compile(plan.model) if plan.compiled else plan.model
     while state.epoch < plan.epochs and not _out_of_patience(plan, state):
-        _epoch(plan, state, forward, plan.loader.batches(state.epoch))
-        _save_when_due(plan, state)
+        _epoch(plan, state, forward, saver)
 
 
-def _polish(plan: Plan, state: State) -> None:
+def _polish(plan: Plan, state: State, saver: Saver) -> None:
     assert plan.watched is not None
     polish(
         state.answering,
@@ -146,14 +219,8 @@ def _polish(plan: Plan, state: State) -> None:
         (plan.loader, plan.watched),
         plan.config,
         state.polished,
-        lambda: _save_when_due(plan, state),
+        saver.stepped,
     )
-
-
-def _save_when_due(plan: Plan, state: State) -> None:
-    if time.monotonic() - state.saved >= plan.config.checkpoint_seconds:
-        state.save(plan.checkpoint)
-        state.saved = time.monotonic()
 
 
 def _start(plan: Plan) -> State:
@@ -161,9 +228,7 @@ def _start(plan: Plan) -> State:
     if plan.config.ema:
         ema = AveragedModel(plan.model, multi_avg_fn=_ramped(plan.config.ema), use_buffers=True)
     optimizers = Optimizers(plan.model, plan.objective.parts, plan.groups, plan.config)
-    state = State(plan.model, optimizers, ema)
-    state.restore(plan.checkpoint)
-    return state
+    return State(plan.model, optimizers, ema, generator(plan.loader.device, 0))
 
 
 def _ramped(decay: float) -> Callable[[Any, Any, Any], None]:
@@ -176,62 +241,89 @@ def _ramped(decay: float) -> Callable[[Any, Any, Any], None]:
     return update
 
 
-def _epoch(plan: Plan, state: State, forward: Any, batches: Iterator[Batch]) -> None:
-    """One pass over the training rows, and what follows it."""
-    began = time.monotonic()
-    # all randomness of an epoch comes from (seed, member, epoch): nothing older is needed
-    seed_all(derive(plan.seed, plan.name, "epoch", state.epoch))
-    draws = generator(plan.loader.device, derive(plan.seed, plan.name, "augment", state.epoch))
+def _epoch(plan: Plan, state: State, forward: Any, saver: Saver) -> None:
+    """What is left of a pass over the training rows, and what follows it."""
+    began, batches_before = time.monotonic(), state.batch
+    if not state.batch:
+        # all randomness of an epoch comes from (seed, member, epoch): nothing older is needed
+        seed_all(derive(plan.seed, plan.name, "epoch", state.epoch))
+        state.draws.manual_seed(derive(plan.seed, plan.name, "augment", state.epoch))
     plan.model.train()
-    loss = _steps(plan, state, forward, batches, draws)
-    state.epoch += 1
-    _demand_finite(plan, state, loss)
+    with signals.deferred():
+        _steps(plan, state, forward, saver)
+    _demand_finite(plan, state)
+    loss = float(torch.stack(state.losses).mean())  # the one wait for the device in an epoch
     seconds = time.monotonic() - began
-    state.seconds += seconds
+    rows = (state.batch - batches_before) * plan.loader.batch_size
     _watch(plan, state)
-    rows = len(plan.loader) * plan.loader.batch_size
     figures = {
         "loss": loss, "rows_per_second": rows / max(seconds, 1e-9), "epochs": float(plan.epochs),
     }  # fmt: skip
     peak = devices.peak_gib(plan.loader.device)
     if peak is not None:
         figures["gpu_gib"] = peak
-    plan.after_epoch(state.answering, state.epoch, figures)
+    # noted before it counts as done: killed in between, it is noted again, not left out
+    plan.after_epoch(state.answering, state.epoch + 1, figures)
+    with signals.deferred():
+        state.epoch, state.batch, state.losses = state.epoch + 1, 0, []
+        state.history.append(loss)
+        saver.stepped()
 
 
 @torch.no_grad()
-def _demand_finite(plan: Plan, state: State, loss: float) -> None:
+def _demand_finite(plan: Plan, state: State) -> None:
     """Refuse to go on, to save or to answer once numbers have burst."""
-    # the weights too: the last step of an epoch may have burst them, after its loss was taken
+    # the weights too: the last step may have burst them, after its loss was taken
     total = torch.stack([weight.sum().float() for weight in state.answering.parameters()]).sum()
-    if math.isfinite(loss) and math.isfinite(float(total)):
+    losses = torch.stack(state.losses) if state.losses else torch.zeros(1)
+    burst = (~losses.isfinite()).nonzero()
+    if not len(burst) and math.isfinite(float(total)):
         return
-    what = "the weights" if math.isfinite(loss) else f"the loss ({loss})"
-    raise UserError(
-        f"{what} of {plan.name} became infinite or no number in epoch {state.epoch}: lower lr "
-        f"(now {plan.config.lr:g}), set clip_norm=1, or take precision=fp32"
+    batch = int(burst[0]) + 1 if len(burst) else state.batch
+    what = f"the loss became {float(losses[batch - 1])}" if len(burst) else "the weights burst"
+    config = plan.config
+    causes = [f"a learning rate that is too high (lr={config.lr:g})"]
+    causes += ["no limit to gradients (set clip_norm=1)"] if not config.clip_norm else []
+    causes += [f"precision={config.precision} (take fp32)"] if config.precision != "fp32" else []
+    raise DivergedError(
+        f"{plan.name}: {what} in batch {batch} of {len(plan.loader)} of epoch {state.epoch + 1} "
+        f"of {plan.epochs}; {_last_sound(plan)}; likely causes: {', '.join(causes)}, or infinite "
+        "or missing numbers in the data"
     )
 
 
-def _steps(
-    plan: Plan, state: State, forward: Any, batches: Iterator[Batch], draws: torch.Generator
-) -> float:
-    """The optimiser steps of an epoch; the mean loss over its batches."""
-    total = torch.zeros((), device=plan.loader.device)
-    done = state.epoch * plan.steps_per_epoch
+def _last_sound(plan: Plan) -> str:
+    saved = checkpoint.load(plan.checkpoint)
+    if saved is None:
+        return "no checkpoint was written before"
+    progress = saved.members[plan.name]["progress"]
+    return (
+        f"the last sound state, after batch {progress['batch']} of epoch {progress['epoch'] + 1}, "
+        f"is in {plan.checkpoint}"
+    )
+
+
+def _steps(plan: Plan, state: State, forward: Any, saver: Saver) -> None:
+    """The optimiser steps that are left of an epoch."""
     count = len(plan.loader)
-    for number, batch in enumerate(batches, start=1):
+    steps = plan.epochs * plan.steps_per_epoch
+    for number, batch in enumerate(
+        plan.loader.batches(state.epoch, state.batch), start=state.batch + 1
+    ):
         stepping = number % plan.config.accumulate == 0 or number == count
         if stepping:
-            share = learning_rate(done, plan.epochs * plan.steps_per_epoch, plan.config)
-            state.optimizers.set_rate(share)
-        losses = _learn(plan, state.optimizers, forward, _seen(plan, batch, draws), stepping)
-        total += torch.stack([loss.detach().float() for loss in losses]).sum()
-        if stepping:
-            done += 1
-            if state.ema is not None:
-                state.ema.update_parameters(plan.model)
-    return float(total) / count  # the one wait for the device in an epoch
+            done = state.epoch * plan.steps_per_epoch + (number - 1) // plan.config.accumulate
+            state.optimizers.set_rate(learning_rate(done, steps, plan.config))
+        losses = _learn(plan, state.optimizers, forward, _seen(plan, batch, state.draws), stepping)
+        state.losses.append(torch.stack([loss.detach().float() for loss in losses]).sum())
+        if not stepping:
+            continue
+        state.batch = number  # between two steps gradients are half gathered: no place to save
+        if state.ema is not None:
+            state.ema.update_parameters(plan.model)
+        saver.stepped()
+        if signals.pending():
+            return
 
 
 def _seen(plan: Plan, batch: Batch, draws: torch.Generator) -> Any:
@@ -286,9 +378,10 @@ def _watch(plan: Plan, state: State) -> None:
         return
     loss = _mean_loss(state.answering, plan.objective, plan.watched, plan.config)
     if loss < state.best_loss:
-        state.best_loss, state.best_epoch = loss, state.epoch
         weights = state.answering.state_dict()
-        state.best = {name: weight.detach().clone() for name, weight in weights.items()}
+        with signals.deferred():
+            state.best = {name: weight.detach().clone() for name, weight in weights.items()}
+            state.best_loss, state.best_epoch = loss, state.epoch + 1
 
 
 def _out_of_patience(plan: Plan, state: State) -> bool:

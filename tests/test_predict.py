@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -31,16 +33,16 @@ class Batched(nn.Module):
         return inputs * self.weight
 
 
-def loader(rows: int = 40) -> Loader:
+def loader(rows: int = 40, **knobs: Any) -> Loader:
     """Pictures to be answered, sixteen at a time."""
     split = pictures().split(np.arange(rows), "valid")
-    return Loader(split.tensors(), settings(), CPU, 0, training=False)
+    return Loader(split.tensors(), settings(**knobs), CPU, 0, training=False)
 
 
 def test_every_view_is_undone_and_every_row_answered_once_in_order() -> None:
     model = Batched().train()
     seen = (views.original, *map(views.for_images, (views.mirrored, views.turned(1))))
-    found = list(answers_by_view(model, ECHO, loader(), seen, settings()))
+    found = list(answers_by_view(model, ECHO, loader(), seen))
     assert [batch.shape for batch in found] == [(3, n, 1, 8, 8) for n in (16, 16, 8)]
     expected = torch.from_numpy(pictures().train_inputs[:40]).float() / 255
     joined = torch.cat(found, dim=1)
@@ -52,9 +54,8 @@ def test_every_view_is_undone_and_every_row_answered_once_in_order() -> None:
 @pytest.mark.parametrize(("precision", "exact"), [("fp32", True), ("bf16", False)])
 def test_answers_are_float32_in_every_precision(precision: str, exact: bool) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    (full,) = answers_by_view(model, ECHO, loader(8), (views.original,), settings())
-    config = settings(precision=precision)
-    (found,) = answers_by_view(model, ECHO, loader(8), (views.original,), config)
+    (full,) = answers_by_view(model, ECHO, loader(8), (views.original,))
+    (found,) = answers_by_view(model, ECHO, loader(8, precision=precision), (views.original,))
     assert found.dtype == torch.float32
     assert torch.equal(found, full) == exact
     torch.testing.assert_close(found, full, atol=0.02, rtol=0.02)

@@ -1,76 +1,16 @@
-"""A run's folder says what was run, and its name is everything that answers depend on."""
+"""A run's folder says what was run, and keeps what its members left."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kagglekit import Config, knob, run
+from kagglekit import run
 from kagglekit.errors import UserError
 from kagglekit.run import Answers, Key, Run
-
-
-@dataclass(frozen=True, kw_only=True)
-class Knobs(Config):
-    lr: float = knob(0.1, "rate")
-    shown: int = knob(1, "what the screen shows", hashed=False)
-
-
-FOLDS = [(np.array([0, 1]), np.array([2, 3])), (np.array([2, 3]), np.array([0, 1]))]
-
-
-def name(config: Config = Knobs(), data: str = "d", source: str = "s", **extra: str) -> str:
-    return run.identity(config, data, FOLDS, source, extra)
-
-
-def test_the_name_depends_on_all_that_answers_depend_on() -> None:
-    names = [
-        name(),
-        name(replace(Knobs(), lr=0.2)),
-        name(data="e"),
-        name(source="t"),
-        name(device="cuda"),
-        run.identity(Knobs(), "d", FOLDS[::-1], "s", {}),
-    ]
-    assert len(set(names)) == len(names)
-    assert all(len(found) == 8 and int(found, 16) >= 0 for found in names)
-
-
-def test_the_name_does_not_depend_on_what_leaves_answers_unchanged() -> None:
-    assert name(replace(Knobs(), shown=7)) == name()
-
-
-def test_the_source_s_digest_sees_edits_moves_and_shared_modules(tmp_path: Path) -> None:
-    home = tmp_path / "competitions" / "toy"
-    (home / "parts").mkdir(parents=True)
-    (home / "__init__.py").write_text("x = 1\n")
-    seen = [run.source_digest(home)]
-    (home / "__init__.py").write_text("x = 2\n")
-    seen.append(run.source_digest(home))
-    (home / "model.py").write_text("y = 1\n")
-    seen.append(run.source_digest(home))
-    (home / "model.py").rename(home / "parts" / "model.py")
-    seen.append(run.source_digest(home))
-    (home.parent / "_shared.py").write_text("z = 1\n")
-    seen.append(run.source_digest(home))
-    assert len(set(seen)) == len(seen)
-    (home / "README.md").write_text("words\n")
-    (home.parent / "other.py").write_text("another competition\n")
-    assert run.source_digest(home) == seen[-1]
-
-
-def test_the_source_s_digest_does_not_depend_on_where_the_project_is(tmp_path: Path) -> None:
-    digests = set()
-    for place in ("a", "z/y"):
-        home = tmp_path / place / "competitions" / "toy"
-        home.mkdir(parents=True)
-        (home / "__init__.py").write_text("x = 1\n")
-        digests.add(run.source_digest(home))
-    assert len(digests) == 1
 
 
 def test_a_member_that_answered_is_finished_and_keeps_its_answers(tmp_path: Path) -> None:
@@ -130,5 +70,30 @@ def test_the_history_is_one_line_an_epoch(tmp_path: Path) -> None:
     assert lines[1] == {"member": "fold0-seed1", "epoch": 2, "loss": 0.5}
 
 
-def test_versions_name_what_computes() -> None:
-    assert {"python", "torch", "numpy"} <= set(run.versions())
+def test_epochs_that_are_trained_again_are_forgotten_and_torn_lines_too(tmp_path: Path) -> None:
+    kept = Run(tmp_path)
+    for member in (Key(0, 0), Key(1, 0)):
+        for epoch in (1, 2, 3):
+            kept.note(member, epoch, {"loss": 1.0})
+    with (tmp_path / "history.jsonl").open("a") as history:
+        history.write('{"member": "fold1-se')
+    kept.forget(Key(1, 0), 2)
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [(line["member"], line["epoch"]) for line in lines] == [
+        ("fold0-seed0", 1), ("fold0-seed0", 2), ("fold0-seed0", 3), ("fold1-seed0", 1),
+    ]  # fmt: skip
+
+
+def test_tidying_removes_leftovers_and_nothing_that_is_needed(tmp_path: Path) -> None:
+    kept = Run(tmp_path)
+    for name in ("fold0-seed0", "fold1-seed0"):
+        (tmp_path / name).mkdir()
+        for file in run.ASKED.values():
+            (tmp_path / name / file).touch()
+    (tmp_path / "fold0-seed0" / "answers.npz").touch()
+    (tmp_path / "fold0-seed0" / ".0123.tmp").touch()
+    (tmp_path / ".4567.tmp").touch()
+    kept.tidy()
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    unfinished = {f"fold1-seed0/{file}" for file in run.ASKED.values()}
+    assert left == {"fold0-seed0/answers.npz", *unfinished}

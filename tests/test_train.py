@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -15,8 +16,8 @@ from safetensors.torch import load
 from torch import nn
 from torch.nn import functional as F
 
-from kagglekit import devices, train
-from kagglekit.errors import UserError
+from kagglekit import checkpoint, devices, signals, train
+from kagglekit.errors import DivergedError, UserError
 from kagglekit.network import Network
 from kagglekit.objectives import Objective, multiclass, regression
 from tests.conftest import ROOT
@@ -54,7 +55,7 @@ KNOBS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("knobs", KNOBS.values(), ids=KNOBS)
-@pytest.mark.parametrize("saves", [1, 3])
+@pytest.mark.parametrize("saves", [1, 3, 6])
 def test_a_member_killed_and_trained_again_equals_an_unbroken_one(
     knobs: dict[str, Any], saves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +115,66 @@ def test_a_process_killed_for_real_goes_on_to_the_same_bytes(tmp_path: Path) -> 
     assert fitted(regressor(), member(numbers(), tmp_path / "b"), config) == expected
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("place", ["step", "scoring"])
+def test_a_signal_is_obeyed_after_the_step_and_nothing_is_lost(
+    place: str, number: int, tmp_path: Path
+) -> None:
+    data, config = numbers(), settings(dropout=0.2, checkpoint_seconds=3600, score_every=1)
+    expected = fitted(regressor(), member(data, tmp_path / "a"), config)
+    sound, batches = regression(config).loss, [0]
+
+    def loss(model: nn.Module, batch: Any) -> Any:
+        batches[0] += 1
+        if place == "step" and batches[0] == 6:
+            os.kill(os.getpid(), number)
+        return sound(model, batch)
+
+    def record(epoch: int, answers: Any = None, **figures: float) -> None:
+        if place == "scoring" and epoch == 2:
+            os.kill(os.getpid(), number)
+
+    objective = Objective(loss, lambda model, batch: model(batch[0]))
+    recipe = regressor(objective=lambda c: objective)
+    with signals.handled(), pytest.raises(signals.Interrupted):
+        recipe.fit([member(data, tmp_path / "b", record)], config)
+    found = checkpoint.load(tmp_path / "b" / "checkpoint.bin")
+    assert found is not None
+    progress = found.members["fold0-seed0"]["progress"]
+    assert (progress["epoch"], progress["batch"]) == ((1, 2) if place == "step" else (1, 4))
+    assert batches[0] == (6 if place == "step" else 8)
+    assert fitted(regressor(), member(data, tmp_path / "b"), config) == expected
+
+
+def test_a_second_signal_in_a_step_keeps_the_checkpoint_before_it(tmp_path: Path) -> None:
+    data, config = numbers(), settings(dropout=0.2)
+    expected = fitted(regressor(), member(data, tmp_path / "a"), config)
+    sound, batches = regression(config).loss, [0]
+
+    def loss(model: nn.Module, batch: Any) -> Any:
+        batches[0] += 1
+        if batches[0] == 6:
+            model.get_submodule("1").weight.data.zero_()  # a step that is half done
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return sound(model, batch)
+
+    objective = Objective(loss, lambda model, batch: model(batch[0]))
+    with signals.handled(), pytest.raises(signals.Interrupted):
+        regressor(objective=lambda c: objective).fit([member(data, tmp_path / "b")], config)
+    assert fitted(regressor(), member(data, tmp_path / "b"), config) == expected
+
+
+def test_what_a_training_went_through_is_digested(tmp_path: Path) -> None:
+    told = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        fitted(regressor(), member(numbers(), tmp_path / name, seed=seed), settings(dropout=0.2))
+        told[name] = json.loads((tmp_path / name / "trained.json").read_text())
+    assert told["a"] == told["b"]
+    assert told["a"]["state"] != told["c"]["state"]
+    assert len(told["a"]["losses"]) == 4
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
     data, recipe, config = numbers(), regressor(), settings(dropout=0.2, mixup=0.2)
     first = fitted(recipe, member(data, tmp_path / "a"), config)
@@ -155,11 +216,28 @@ def test_targets_of_validation_rows_change_nothing(tmp_path: Path) -> None:
     assert fitted(regressor(), member(data, tmp_path / "c"), config) != expected
 
 
-def test_a_loss_that_bursts_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"of fold0-seed0 became .* in epoch \d.*lower lr"):
+def test_a_loss_that_bursts_names_its_batch_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"batch \d of 4 of epoch 1 of 4; .*lr=1e"):
         fitted(regressor(), member(numbers(), tmp_path), settings(optimizer="sgd", lr=1e30))
     assert not (tmp_path / "weights.safetensors").exists()
-    assert not (tmp_path / "checkpoint.bin").exists()
+
+
+def test_the_last_sound_state_survives_a_loss_that_bursts(tmp_path: Path) -> None:
+    config = settings()
+    sound, batches = regression(config).loss, [0]
+
+    def loss(model: nn.Module, batch: Any) -> Any:
+        batches[0] += 1
+        return sound(model, batch) * (math.nan if batches[0] == 7 else 1)  # type: ignore[operator]
+
+    objective = Objective(loss, lambda model, batch: model(batch[0]))
+    with pytest.raises(DivergedError, match=r"nan in batch 3 of 4 of epoch 2.*after batch 2 of ep"):
+        fitted(regressor(objective=lambda c: objective), member(numbers(), tmp_path), config)
+    found = checkpoint.load(tmp_path / "checkpoint.bin")
+    assert found is not None
+    state = found.members["fold0-seed0"]
+    assert (state["progress"]["epoch"], state["progress"]["batch"]) == (1, 2)
+    assert all(bool(weight.isfinite().all()) for weight in state["model"].values())
 
 
 def test_weights_that_burst_in_the_last_step_never_answer(tmp_path: Path) -> None:
@@ -170,7 +248,9 @@ def test_weights_that_burst_in_the_last_step_never_answer(tmp_path: Path) -> Non
         return 100 * regression(config).loss(model, batch)  # type: ignore[operator,return-value]
 
     objective = Objective(loss, lambda model, batch: model(batch[0]))
-    with pytest.raises(UserError, match=r"the weights of fold0-seed0 .* in epoch 1"):
+    with pytest.raises(
+        UserError, match=r"fold0-seed0: the weights burst in batch 1 of 1 of epoch 1"
+    ):
         fitted(regressor(objective=lambda c: objective), member(numbers(), tmp_path), config)
 
 
@@ -226,7 +306,7 @@ def test_a_loss_of_an_unknown_part_is_named(tmp_path: Path) -> None:
 def test_what_an_objective_cannot_do_is_said_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "_epochs", lambda plan, state: pytest.fail("trained first"))
+    monkeypatch.setattr(train, "_epochs", lambda *parts: pytest.fail("trained first"))
     plain = Objective(regression(settings()).loss, lambda model, batch: model(batch[0]))
     recipe = regressor(objective=lambda c: plain)
     for knobs, key in (
@@ -259,7 +339,7 @@ def test_two_accumulated_batches_equal_one_of_twice_the_rows(tmp_path: Path) -> 
     by_size = {}
     for size, accumulate in ((36, 1), (18, 2)):
         knobs = {"batch_size": size, "accumulate": accumulate, "optimizer": "sgd"}
-        by_size[size] = train.train(plan(tmp_path / str(size), **knobs)).state_dict()
+        by_size[size] = train.train(plan(tmp_path / str(size), **knobs)).model.state_dict()
     for name, weight in by_size[36].items():
         torch.testing.assert_close(weight, by_size[18][name], rtol=1e-5, atol=1e-6)
 
@@ -276,7 +356,7 @@ def test_patience_stops_early_and_the_best_epoch_answers(
 
     stopping = plan(tmp_path, epochs=20, patience=3)
     object.__setattr__(stopping, "after_epoch", note)
-    trained = train.train(stopping).state_dict()
+    trained = train.train(stopping).model.state_dict()
     assert len(snapshots) == 5  # the best was the second
     assert all(torch.equal(trained[name], weight) for name, weight in snapshots[1].items())
 
