@@ -20,7 +20,10 @@ from .config import Config
 from .errors import UserError
 from .folds import Fold
 
-_SHOWS_ONLY = {"__main__", "cli", "display", "doctor", "leaderboard", "overview", "progress"}
+_SHOWS_ONLY = {
+    "__main__", "cleaning", "cli", "display", "doctor", "inventory", "leaderboard", "locks",
+    "overview", "progress",
+}  # fmt: skip
 _LIBRARIES = ("kagglekit", "torch", "timm", "numpy", "pandas", "scikit-learn", "scipy")
 
 
@@ -185,7 +188,7 @@ def find(runs: Path, competition: str, wanted: str) -> Run:
     Raises UserError when there is none, or more than one.
     """
     folder = runs / competition
-    known = sorted(path.name for path in folder.glob("*/run.json") for path in [path.parent])
+    known = sorted(path.name for path in folder.glob("[!.]*/run.json") for path in [path.parent])
     if wanted in known:
         return Run(folder / wanted)
     matching = [name for name in known if name.startswith(wanted)]
