@@ -114,8 +114,8 @@ def state(folder: Path) -> State:
         return _told(basis, told)
     except UserError as error:
         return _with(basis, damage=str(error))
-    except (OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        damage = f"{folder / 'run.json'} is not as kagglekit writes it ({error})"
+    except Exception as error:  # what a damaged file can hold has no end
+        damage = f"{folder / 'run.json'} is not as kagglekit writes it ({type(error).__name__})"
         return _with(basis, damage=damage)
 
 
