@@ -42,6 +42,7 @@ examples:
   kagglekit train fit_1d                            the default recipe
   kagglekit train mics_mnist cnn epochs=20 lr=3e-3  another one, with other knobs
   kagglekit leaderboard mics_mnist                  what came out
+  kagglekit runs                                    what is unfinished, and how to go on
 
 exit codes: 0 done; 1 a bug of ours; 2 the input is at fault; 3 outcome unknown;
 4 network or Kaggle; 130, 143 interrupted, the same command goes on
@@ -127,15 +128,16 @@ def _show_bug(error: Exception) -> int:
 
 
 def _parse(typed: list[str]) -> argparse.Namespace:
-    """The options; recipe and key=value may stand anywhere, also after options."""
+    """The options; recipe, key=value and runs may stand anywhere, also after options."""
     options, rest = _parser().parse_known_args(typed)
     strangers = [text for text in rest if text.startswith("-")]
-    if strangers or (rest and not hasattr(options, "assignments")):
+    many = next((name for name in ("assignments", "runs") if hasattr(options, name)), None)
+    if strangers or (rest and many is None):
         raise UserError(
             f"{(strangers or rest)[0]!r} is not known to `kagglekit {options.verb}`; see --help"
         )
-    if rest:
-        options.assignments = [*options.assignments, *rest]
+    if many is not None:
+        setattr(options, many, [*getattr(options, many), *rest])
     return options
 
 
@@ -183,6 +185,10 @@ def _parser() -> argparse.ArgumentParser:
     board = verb("leaderboard", _leaderboard, "runs with their scores, best first")
     board.add_argument("name", nargs="?", help="one competition only")
     board.add_argument("--rebuild", action="store_true", help="read all run folders again")
+    unfinished = verb("runs", _runs, "unfinished runs: how far, who is at it, what goes on with it")
+    unfinished.add_argument("name", nargs="?", help="one competition only")
+    unfinished.add_argument("--all", action="store_true", help="finished and set-aside ones too")
+    _add_clean(verb("clean", _clean, "free disk space: shows what can go, and asks"))
     practice = verb("practice", _practice, "write offline stand-in data")
     practice.add_argument("name", help="the competition")
     practice.add_argument("kind", nargs="?", help="which practice data, where there are several")
@@ -206,6 +212,30 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="go on with an unfinished run although source or library versions differ; noted",
     )  # fmt: skip
     parser.add_argument("--slug", metavar="S", help="the competition's name on Kaggle this year")
+
+
+def _add_clean(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="one competition only, and none of the caches")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="these runs, also finished ones")
+    parser.add_argument("--unfinished", action="store_true", help="unfinished runs too")
+    parser.add_argument(
+        "--older-than",
+        type=_days,
+        default=0.0,
+        metavar="DAYS",
+        help="what is unchanged for so long",
+    )
+    parser.add_argument("--yes", action="store_true", help="remove without asking")
+
+
+def _days(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days")
+    return value
 
 
 def _positive(text: str) -> int:
@@ -255,7 +285,7 @@ def _train(options: argparse.Namespace) -> _Outcome:
 def _predict(options: argparse.Namespace) -> _Outcome:
     from . import pipeline
 
-    with _progress() as progress:
+    with pipeline.visiting(options.command), _progress() as progress:
         result = pipeline.predict(options.name, options.which, options.data, options.out, progress)
     return _Outcome(result, "prediction")
 
@@ -272,6 +302,45 @@ def _leaderboard(options: argparse.Namespace) -> _Outcome:
     from . import overview
 
     return _Outcome(overview.leaderboard(options.name, options.rebuild), "leaderboard")
+
+
+def _runs(options: argparse.Namespace) -> _Outcome:
+    from . import inventory
+
+    return _Outcome(inventory.report(options.name, options.all), "runs")
+
+
+def _clean(options: argparse.Namespace) -> _Outcome:
+    from . import cleaning, display
+
+    typed = (options.name, tuple(options.runs), options.unfinished, options.older_than)
+    plan = cleaning.plan(cleaning.Request(*typed))
+    as_json = {**plan.as_json(), "removed": False}
+    if not plan.things:
+        return _Outcome(as_json, "plan", plan)
+    asking = sys.stdin.isatty() and sys.stdout.isatty() and not options.json
+    if not (options.yes or asking):
+        print(f"kagglekit: nothing was removed; {_with_yes(options.command)}", file=sys.stderr)
+        return _Outcome(as_json, "plan", plan, code=2)
+    if not options.json:
+        display.show("plan", plan)
+    if not options.yes and not _agreed(display.question(plan)):
+        return _Outcome(as_json, "line", "nothing was removed")
+    gone = cleaning.remove(plan)
+    return _Outcome({**gone.as_json(), "removed": True}, "cleaned", (plan, gone))
+
+
+def _with_yes(command: str) -> str:
+    return f"`{command} --yes` removes it without asking"
+
+
+def _agreed(question: str) -> bool:
+    """Whether a person at the terminal says yes; no answer is a no."""
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
 
 
 def _practice(options: argparse.Namespace) -> _Outcome:

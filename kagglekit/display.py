@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -12,13 +13,15 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from . import doctor, leaderboard
+from . import cleaning, doctor, leaderboard, locks
 from .config import typed
 from .progress import duration, figure, legible, spread
 
 Json = Mapping[str, Any]
 
 _UNBROKEN = 4096  # columns
+_NAMES = 48  # columns of a run's name, so that the sizes stand below one another
+_ALARMING = {"unfinished": "yellow", "run": "red", "submission": "red"}  # cannot be made for free
 
 
 def show(kind: str, result: Any) -> None:
@@ -151,6 +154,122 @@ def _knobs(knobs: list[dict[str, Json]]) -> Table:
     return table
 
 
+def _runs(result: Json) -> RenderableType:
+    """A block for each run: its name, how far it is, and the command that goes on with it."""
+    parts: list[RenderableType] = []
+    for run in result["runs"]:
+        parts.append(_run(run))
+    others = result["others"]
+    if not result["runs"]:
+        parts.append(Text("no unfinished runs" if others else "no runs"))
+    if others:
+        more = f"{others} more, finished or set aside; `kagglekit runs --all` shows them too"
+        parts.append(Text(more, "dim"))
+    if result["bytes"]:
+        parts.append(Text(f"{size(result['bytes'])} in {result['folder']}", "dim"))
+    return Group(*parts)
+
+
+def _run(run: Json) -> RenderableType:
+    grid = Table.grid(padding=(0, 2), expand=False)
+    grid.add_column(overflow="fold", min_width=_NAMES)
+    grid.add_column(justify="right", no_wrap=True, min_width=8)
+    grid.add_column(no_wrap=True)
+    recipe = run["recipe"] if run["run"].startswith(run["recipe"]) else ""
+    name = Text.assemble(
+        f"{run['competition']} · ", (recipe, "bold"), (run["run"][len(recipe) :], "dim")
+    )
+    grid.add_row(name, size(run["bytes"]), Text(ago(run["changed"]), "dim"))
+    lines: list[RenderableType] = [grid]
+    lines += [Padding(line, (0, 0, 0, 2)) for line in _run_lines(run)]
+    return Padding(Group(*lines), (0, 0, 1, 0))
+
+
+def _run_lines(run: Json) -> list[Text]:
+    if run["damage"]:
+        return [Text(run["damage"], "red")]
+    done = len(set(run["done"]) & set(run["wanted"]))
+    text = f"{done} of {len(run['wanted'])} members"
+    if run["member"]:
+        text += f", {run['member']} at epoch {run['epoch']}"
+        text += f" of {run['epochs']}" if run["epochs"] else ""
+    lines = [Text(text)]
+    if run["failed"]:
+        lines.append(Text(f"{len(run['failed'])} failed: {', '.join(run['failed'])}", "red"))
+    if run["forced"]:
+        lines.append(Text("gone on with by force, although something had changed", "yellow"))
+    if run["owner"]:
+        lines.append(Text(f"running: {locks.Owner(**run['owner']).describe()}", "green"))
+    elif run["set_aside"]:
+        lines.append(Text("set aside by --fresh; `kagglekit clean` removes it", "dim"))
+    elif run["finished"]:
+        lines.append(Text("finished", "dim"))
+    elif run["command"]:
+        lines.append(Text(run["command"], "cyan"))
+    return lines
+
+
+def _plan(plan: cleaning.Plan) -> RenderableType:
+    """What may go, by kind, with what it takes on the disk."""
+    if not plan.things:
+        return Group(Text("nothing to clean"), *_kept(plan.skipped))
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("kind", no_wrap=True)
+    table.add_column("what", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("changed", no_wrap=True)
+    for thing in plan.things:
+        what = Text(thing.name)
+        if thing.note:
+            what += Text(f"\n{thing.note}", "dim")
+        when = Text(ago(thing.changed), "dim")
+        table.add_row(
+            Text(thing.kind, _ALARMING.get(thing.kind, "")), what, size(thing.bytes), when
+        )
+    return Group(table, *_kept(plan.skipped))
+
+
+def _kept(sentences: tuple[str, ...]) -> list[Text]:
+    return [Text(sentence, "yellow") for sentence in sentences]
+
+
+def question(plan: cleaning.Plan) -> str:
+    """What is asked before anything is removed."""
+    return f"Remove {_things(len(plan.things))}, {size(plan.bytes)}?"
+
+
+def _things(count: int) -> str:
+    return f"{count} thing{'' if count == 1 else 's'}"
+
+
+def _cleaned(plans: tuple[cleaning.Plan, cleaning.Plan]) -> RenderableType:
+    planned, gone = plans
+    line = Text(f"removed {_things(len(gone.things))}, {size(gone.bytes)}", "green")
+    return Group(line, *_kept(gone.skipped[len(planned.skipped) :]))
+
+
+def size(count: int) -> str:
+    """Bytes to three digits, in decimal units as disks are sold: 812 B, 4.1 kB, 123 MB, 1.2 GB."""
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return (
+        f"{value:.1f} {units[0]}" if value < 9.95 and units[0] != "B" else f"{value:.0f} {units[0]}"
+    )
+
+
+def ago(moment: str) -> str:
+    """How long ago an ISO time in UTC was: just now, 5 min ago, 3 h ago, 12 days ago."""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    if seconds < 60:
+        return "just now"  # and so does a clock that was set back
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min ago"
+    if seconds < 2 * 86400:
+        return f"{seconds // 3600:.0f} h ago"
+    return f"{seconds // 86400:.0f} days ago"
+
+
 def _leaderboard(result: Json) -> RenderableType:
     if not result["runs"]:
         return Text("no runs yet: `kagglekit train NAME` makes one")
@@ -164,5 +283,9 @@ _KINDS: dict[str, Callable[[Any], RenderableType]] = {
     "competitions": _competitions,
     "recipes": _recipes,
     "leaderboard": _leaderboard,
+    "runs": _runs,
+    "plan": _plan,
+    "cleaned": _cleaned,
+    "line": Text,
     "doctor": doctor.table,
 }

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from . import locks
 from .errors import UserError
 
 if TYPE_CHECKING:  # numpy takes longer to import than `kagglekit --help` may
@@ -40,6 +41,7 @@ _CAUSES = {
     errno.ENOTDIR: "{path} needs a folder where there is a file: rename that file",
     errno.EEXIST: "{path} should be a folder but is a file: rename that file",
     errno.EISDIR: "{path} should be a file but is a folder: rename that folder",
+    errno.ELOOP: "{path} is a symbolic link where there should be none: remove it",
     errno.ENAMETOOLONG: "the name of {path} is too long for the file system: shorten it",
 }
 _STALE_SECONDS = 24 * 3600  # a temporary as old as this was left by a process that was killed
@@ -364,11 +366,14 @@ def unpacked(folder: Path, cache: Path) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         linked = bool(loose) and _can_link(home)
         final = home / _unpacked_key(folder, zips, loose, linked, cache)
-        if final.exists():
-            if _whole(final):
+        if _whole(final):
+            return final
+        with locks.exclusive(_building(final)):
+            if _whole(final):  # another process has unpacked it meanwhile
                 return final
-            _log.warning("%s is damaged; the zips are unpacked again", final)
-        return _built(final, lambda target: _unpack(folder, files, target, linked), _whole)
+            if final.exists():
+                _log.warning("%s is damaged; the zips are unpacked again", final)
+            return _built(final, lambda target: _unpack(folder, files, target, linked))
 
 
 def _unpacked_key(
@@ -407,23 +412,24 @@ def _whole(final: Path) -> bool:
         return False
 
 
-def _built(final: Path, build: Callable[[Path], None], sound: Callable[[Path], bool]) -> Path:
-    """`final` made by `build` in a temporary sibling and renamed, or by whoever was first."""
+def _building(final: Path) -> Path:
+    """What is locked while `final` is built: one process does the work, the others wait for it."""
+    return final.parent.parent / f"{final.parent.name}.{final.name}"
+
+
+def _built(final: Path, build: Callable[[Path], None]) -> Path:
+    """`final` made by `build` in a temporary sibling and renamed; what is there gives way.
+
+    The caller has the lock on it: else what another process has just built could be thrown away.
+    """
     _sweep(final.parent)
     temporary = _beside(final)
     temporary.mkdir(parents=True)
     try:
         build(temporary)
-        if final.exists() and not sound(final):
-            damaged = _beside(final)
-            os.rename(final, damaged)
-            _remove(damaged)
-        try:
-            os.rename(temporary, final)
-        except OSError:
-            if not final.is_dir():
-                raise
-            _remove(temporary)  # another process was first
+        if final.exists():
+            remove(final)
+        os.rename(temporary, final)
     except BaseException:
         _remove(temporary)
         raise
@@ -439,6 +445,20 @@ def _sweep(home: Path) -> None:
         with suppress(OSError):
             if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
                 _remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder or a link, but nothing that a link leads to.
+
+    It is renamed to a hidden temporary name first, so that a process killed here leaves no half of
+    it under its own name. Raises OSError where something cannot be removed.
+    """
+    doomed = path.rename(_beside(path))
+    _sync_folder(path.parent)
+    if doomed.is_dir() and not doomed.is_symlink():
+        shutil.rmtree(doomed)
+    else:
+        doomed.unlink()
 
 
 def _remove(path: Path) -> None:
@@ -633,18 +653,33 @@ def cached_arrays(
     if not re.fullmatch(r"[\w-][\w.-]*", key):
         raise ValueError(f"{key!r} cannot name a folder")
     home = cache / "arrays" / key
-    if home.exists():
-        try:
-            return _load_arrays(home)
-        except Exception as error:  # a cache in any state is only worth a rebuild
-            _log.warning("the cache %s cannot be read (%s); it is built again", home, error)
-    arrays = _plain(build())
-    for name in arrays:
-        if not re.fullmatch(r"\w+", name):
-            raise ValueError(f"{name!r} cannot name an array: use letters, digits and _")
+    saved = _saved_arrays(home)
+    if saved is not None:
+        return saved
     with explained(home):
-        _built(home, lambda folder: _save_arrays(folder, arrays), _sound_arrays)
+        lock = locks.exclusive(_building(home))
+    with lock:
+        saved = _saved_arrays(home, warn=True)
+        if saved is not None:  # another process has built them meanwhile
+            return saved
+        arrays = _plain(build())
+        for name in arrays:
+            if not re.fullmatch(r"\w+", name):
+                raise ValueError(f"{name!r} cannot name an array: use letters, digits and _")
+        with explained(home):
+            _built(home, lambda folder: _save_arrays(folder, arrays))
     return arrays
+
+
+def _saved_arrays(home: Path, warn: bool = False) -> dict[str, np.ndarray] | None:
+    if not home.exists():
+        return None
+    try:
+        return _load_arrays(home)
+    except Exception as error:  # a cache in any state is only worth a rebuild
+        if warn:
+            _log.warning("the cache %s cannot be read (%s); it is built again", home, error)
+        return None
 
 
 def _save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -665,14 +700,6 @@ def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
         if _array_digest(arrays[name]) != digest:
             raise UserError(f"{name}.npy was altered")
     return arrays
-
-
-def _sound_arrays(folder: Path) -> bool:
-    try:
-        _load_arrays(folder)
-    except Exception:
-        return False
-    return True
 
 
 def _array_digest(array: np.ndarray) -> str:

@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import files, folders
+from . import files, folders, locks
 from .errors import UserError
 from .progress import duration, figure, spread
 
@@ -88,7 +88,7 @@ def record(runs: Path, submissions: Path, competition: str, run: str) -> None:
         runs.mkdir(parents=True, exist_ok=True)
     try:
         _transact(runs, submissions, work)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, TimeoutError) as error:
         raise UserError(_fault(runs, error)) from error
 
 
@@ -104,7 +104,7 @@ def rows(runs: Path, competition: str | None = None, submissions: Path | None = 
     submissions = folders.submissions() if submissions is None else submissions
     try:
         found = _transact(runs, submissions, _select)
-    except sqlite3.Error:
+    except (sqlite3.Error, UserError, TimeoutError):
         found = list(_scan(runs, submissions))
     return _ranked(
         row
@@ -129,7 +129,7 @@ def rebuild(runs: Path, submissions: Path) -> int:
         return 0
     try:
         return _transact(runs, submissions, lambda database: _fill(database, runs, submissions))
-    except sqlite3.Error as error:
+    except (sqlite3.Error, TimeoutError) as error:
         raise UserError(_fault(runs, error)) from error
 
 
@@ -145,7 +145,7 @@ def _scan(runs: Path, submissions: Path) -> Iterator[Row]:
 
 
 def _alive(runs: Path, competition: str, run: str) -> bool:
-    return _ASIDE not in run and (runs / competition / run / "run.json").is_file()
+    return _ASIDE not in run and run[0] != "." and (runs / competition / run / "run.json").is_file()
 
 
 def _read(runs: Path, submissions: Path, competition: str, run: str) -> Row | None:
@@ -223,15 +223,22 @@ def _score(value: Any) -> float | None:
 
 
 def _transact(runs: Path, submissions: Path, work: Callable[[sqlite3.Connection], T]) -> T:
-    """`work` in one transaction on an index of this schema; a damaged file is replaced first."""
+    """`work` in one transaction on an index of this schema; a damaged file is replaced first.
+
+    SQLite's own locks guard rows, not files: who finds the index damaged would remove it from
+    under a process that has just made it anew. So one process at a time has it open.
+    """
     path = runs / DATABASE
-    try:
-        return _attempt(path, runs, submissions, work)
-    except sqlite3.OperationalError:  # busy, read-only, disk full: the file itself is sound
-        raise
-    except sqlite3.DatabaseError:
-        _discard(path)
-        return _attempt(path, runs, submissions, work)
+    with files.explained(path):
+        lock = locks.exclusive(path, BUSY_SECONDS)
+    with lock:
+        try:
+            return _attempt(path, runs, submissions, work)
+        except sqlite3.OperationalError:  # busy, read-only, disk full: the file itself is sound
+            raise
+        except sqlite3.DatabaseError:
+            _discard(path)
+            return _attempt(path, runs, submissions, work)
 
 
 def _attempt(
@@ -335,7 +342,7 @@ def _from_index(values: dict[str, Any]) -> Row:
     return Row(**values)
 
 
-def _fault(runs: Path, error: sqlite3.Error) -> str:
+def _fault(runs: Path, error: Exception) -> str:
     return (
         f"{runs / DATABASE} cannot be used ({error}): free its disk and its permissions, or move"
         " the folder with $KAGGLEKIT_RUNS"

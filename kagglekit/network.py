@@ -72,7 +72,10 @@ class Network(Generic[C]):
         """`config` with every "auto" replaced by what this machine will do for such rows."""
         device = devices.device()
         images = len(self._task(sample, config).inputs) == 3
-        precision, _ = devices.resolve_precision(config.precision, device, images)
+        # a CPU's bf16 kernels are made for channels-last; with the other layout and maps of 1 × 1
+        # oneDNN reads memory that nobody wrote, so that weights burst now and then
+        half = images and (config.channels_last or device.type != "cpu")
+        precision, _ = devices.resolve_precision(config.precision, device, half)
         chosen: dict[str, Any] = {
             "precision": precision,
             "compile": self._compile(config, sample, images),

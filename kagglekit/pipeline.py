@@ -16,7 +16,7 @@ import numpy as np
 
 from . import competition as competitions
 from . import config as configs
-from . import devices, files, folders, leaderboard, problem, scoring, stamps
+from . import devices, files, folders, leaderboard, locks, problem, scoring, stamps
 from . import folds as fold_rules
 from . import run as runs
 from .answering import Fitted
@@ -126,10 +126,18 @@ def train(request: Request, progress: Progress) -> dict[str, Any]:
 
     A finished run is not trained again; a broken one goes on where it stopped.
     """
-    with _caches(request.fresh), progress, listening(progress):
+    with visiting(request.command), _caches(request.fresh), progress, listening(progress):
         job = prepare(request, progress)
         trained = _finish(job, progress, set())
     return {**summary(job), "trained": trained}
+
+
+def visiting(command: str) -> contextlib.AbstractContextManager[Any]:
+    """Keep other processes from removing caches that this one may be reading."""
+    try:
+        return locks.visiting(folders.cache(), command)
+    except OSError:  # a cache that cannot be written to may still be read
+        return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -249,6 +257,14 @@ def _finish(job: Job, progress: Progress, done: set[str]) -> bool:
             progress.say(f"{job.recipe_name} needs {name}")
             _finish(other, progress, done)
     done.add(job.run.name)
+    with files.explained(job.run.folder):
+        lock = locks.held(job.run.folder, job.request.command, progress.say)
+    with lock:
+        return _train(job, progress)
+
+
+def _train(job: Job, progress: Progress) -> bool:
+    """What is left of one run, which is this process's alone; whether anything was."""
     _open(job, progress)
     waiting = [key for key in job.keys if not job.run.finished(key)]
     if waiting:
@@ -284,6 +300,9 @@ def _open(job: Job, progress: Progress) -> None:
         fold_rules.save(job.folds, everything.ids, folder / "folds.csv")
     if not (folder / "run.json").exists():
         files.write_json(folder / "run.json", _manifest(job))
+    wanted = [key.name for key in job.keys]
+    if job.run.manifest().get("wanted") != wanted:
+        _note(job, wanted=wanted, command=job.request.command)
     _record(job)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,18 +88,33 @@ def practise(
         kinds[kind](*made)
         # the answers first: data without answers would train but not score
         _place(made[1], targets[1])
-        if replace_data or not targets[0].exists():
-            _place(made[0], targets[0])
+        _place(made[0], targets[0], replace_data)
     return targets
 
 
-def _place(fresh: Path, target: Path) -> None:
-    """Let `fresh` stand where `target` is; of two processes at once, either's stays."""
-    if target.exists():
-        with contextlib.suppress(FileNotFoundError):  # another process moved it first
+def _place(fresh: Path, target: Path, replace: bool = True) -> None:
+    """Let `fresh` stand where `target` is; of two processes at once, either's stays.
+
+    What is the same already is not moved: another process may be reading it.
+    """
+    with contextlib.suppress(OSError):
+        target.rmdir()  # an empty folder is in nobody's use
+    if replace and not _same(fresh, target):
+        with contextlib.suppress(FileNotFoundError):  # none there, or another process was first
             target.rename(fresh.with_name(f"old-{fresh.name}"))
     try:
         fresh.rename(target)
     except OSError:
         if not target.is_dir():
             raise
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files with the same content."""
+    try:
+        names = list(files.visible_files(one))
+        return names == list(files.visible_files(other)) and all(
+            filecmp.cmp(one / name, other / name, shallow=False) for name in names
+        )
+    except (OSError, UserError):  # not there, or going away
+        return False

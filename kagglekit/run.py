@@ -155,7 +155,7 @@ def find(runs: Path, competition: str, wanted: str) -> Run:
     Raises UserError when there is none, or more than one.
     """
     folder = runs / competition
-    known = sorted(path.name for path in folder.glob("*/run.json") for path in [path.parent])
+    known = sorted(path.name for path in folder.glob("[!.]*/run.json") for path in [path.parent])
     if wanted in known:
         return Run(folder / wanted)
     matching = [name for name in known if name.startswith(wanted)]

@@ -17,8 +17,8 @@ from .errors import UserError
 from .folds import Fold
 
 _SHOWS_ONLY = {
-    "__main__", "certify", "cli", "display", "doctor", "leaderboard", "overview", "progress",
-    "signals", "stages",
+    "__main__", "certify", "cleaning", "cli", "display", "doctor", "inventory", "leaderboard",
+    "locks", "overview", "pace", "progress", "signals", "stages",
 }  # fmt: skip
 _LIBRARIES = ("kagglekit", "torch", "timm", "numpy", "pandas", "scikit-learn", "scipy")
 _TOOLS = ("python", "processor", *_LIBRARIES)
