@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 DATABASE = "leaderboard.db"
-SCHEMA = 1  # raise it whenever Row changes: an index of another version is made again
+SCHEMA = 2  # raise it whenever Row changes: an index of another version is made again
 BUSY_SECONDS = 30.0
 NARROW = 110  # columns of a terminal below which a run takes two lines
 
@@ -63,11 +63,13 @@ class Row:
     public_lb: float | None = None
     private_lb: float | None = None
     status: str | None = None  # of the submission, as Kaggle last gave it
+    failed: int = 0  # members whose numbers burst
+    forced: bool = False  # gone on with although source or versions had changed
 
 
 _COLUMNS = tuple(item.name for item in fields(Row))
 _JSON = ("seeds", "folds")
-_FLAGS = ("practice", "greater_is_better")
+_FLAGS = ("practice", "greater_is_better", "forced")
 
 
 def record(runs: Path, submissions: Path, competition: str, run: str) -> None:
@@ -209,6 +211,8 @@ def _row(
         public_lb=_score(journal.get("public")),
         private_lb=_score(journal.get("private")),
         status=journal.get("status"),
+        failed=len(told.get("failed", {})),
+        forced=bool(told.get("forced")),
     )
 
 
@@ -465,6 +469,10 @@ def _marks(row: Row) -> list[Text]:
         marks.append(f"{math.floor(row.coverage * 1000) / 10:g} % of rows")
     if row.finished is None:
         marks.append("not finished")
+    if row.failed:
+        marks.append(f"{row.failed} failed")
+    if row.forced:
+        marks.append("resumed by force")
     return [Text(mark, style="yellow") for mark in marks]
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from kagglekit import blend, folders, folds, pipeline, problem
 from kagglekit.cli import main
-from kagglekit.errors import UserError
+from kagglekit.errors import DivergedError, UserError
 from kagglekit.progress import progress
 from tests import miniatures, toys
 
@@ -167,6 +167,67 @@ def test_a_run_broken_between_scoring_and_the_leaderboard_goes_on(
     (row,) = json.loads(capsys.readouterr().out)["runs"]
     assert row["cv"] == result["cv"]
     assert row["finished"]
+
+
+def begun_with(**parts: str) -> Path:
+    """A run that was interrupted, and that names other tools than those here."""
+    toys.trap("fit-interrupt", 2)
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    (path,) = Path("runs/toy").glob("line-*/run.json")
+    manifest = json.loads(path.read_text())
+    manifest["stamp"] |= parts
+    path.write_text(json.dumps(manifest))
+    return path.parent
+
+
+def test_a_run_begun_with_other_versions_is_refused_unless_forced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = begun_with(torch="1.0")
+    with pytest.raises(UserError, match=r"run line-\w+ was begun with other torch \(1\.0, now"):
+        train()
+    result = train(force_resume=True)
+    assert result["run"] == folder.name
+    assert content(result) == unbroken(tmp_path)
+    (forced,) = json.loads((folder / "run.json").read_text())["forced"]
+    assert forced["differs"]["torch"][0] == "1.0"
+    assert main(["leaderboard", "toy"]) == 0
+    assert "resumed by force" in capsys.readouterr().out
+
+
+def test_a_run_of_other_source_is_not_gone_on_with_unless_forced() -> None:
+    folder = begun_with(source="edited since")
+    other = folder.rename(folder.with_name("line-0badcafe"))
+    told = Told()
+    anew = train(told=told)
+    assert anew["run"] == folder.name
+    assert any(
+        line.startswith(f"{other.name} is unfinished, but its source") for line in told.lines
+    )
+    shutil.rmtree(anew["folder"])
+    assert train(force_resume=True)["run"] == other.name
+
+
+def test_other_data_cannot_be_forced() -> None:
+    begun_with(data="others")
+    with pytest.raises(UserError, match=r"other data: bring that back, or begin again"):
+        train(force_resume=True)
+
+
+def test_a_member_whose_numbers_burst_stops_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toys.trap("fit-diverge", 2)
+    with pytest.raises(DivergedError, match=r"line-\w+ is incomplete: 1 of 3 members .*batch 3"):
+        train()
+    (path,) = Path("runs/toy").glob("line-*/run.json")
+    assert list(json.loads(path.read_text())["failed"]) == ["fold1-seed0"]
+    assert len(list(path.parent.glob("*/answers.npz"))) == 2
+    assert main(["leaderboard", "toy"]) == 0
+    assert "1 failed" in capsys.readouterr().out
+    assert content(train()) == unbroken(tmp_path)
+    assert not json.loads(path.read_text())["failed"]
 
 
 def test_a_killed_process_leaves_a_run_that_goes_on(tmp_path: Path) -> None:

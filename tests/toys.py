@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from kagglekit.errors import DivergedError
 from tests import miniatures
 
 COMPETITION = '''"""A function of two variables, answered by least squares."""
@@ -125,6 +126,8 @@ def _spring(where: str) -> None:
 def _end(kind: str) -> None:
     if kind == "interrupt":
         raise KeyboardInterrupt
+    if kind == "diverge":
+        raise DivergedError("fold1-seed0: the loss became nan in batch 3 of 4")
     if kind == "bug":
         raise ZeroDivisionError("a bug")
     os.kill(os.getpid(), {"kill": signal.SIGKILL, "term": signal.SIGTERM}[kind])
