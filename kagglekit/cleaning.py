@@ -11,7 +11,6 @@ from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
-from . import competition as contract
 from . import files, folders, inventory, leaderboard, locks
 from .errors import UserError
 from .inventory import State
@@ -92,6 +91,8 @@ def plan(request: Request) -> Plan:
 
     Raises UserError for a competition or run that is not there.
     """
+    if request.name is not None:
+        inventory.check_name(request.name)
     found, skipped = (_by_name if request.runs else _by_kind)(request)
     if request.name is None:
         things, busy = _caches(request)
@@ -124,8 +125,6 @@ def remove(plan: Plan) -> Plan:
 
 def _by_kind(request: Request) -> tuple[list[Thing], list[str]]:
     """Set-aside runs, and unfinished ones where they are wanted."""
-    if request.name is not None and not (folders.runs() / request.name).is_dir():
-        contract.find(request.name, folders.competitions())
     found: list[Thing] = []
     skipped: list[str] = []
     for state in inventory.states(folders.runs(), request.name):
@@ -241,8 +240,7 @@ def _caches(request: Request) -> tuple[list[Thing], list[str]]:
         paths = [] if home.is_symlink() else [p for p in _inside(home) if named.fullmatch(p.name)]
         paths = [path for path in paths if _old_enough(path, request)]
         if paths:
-            name = f"{what} ({len(paths)})" if len(paths) > 1 else what
-            found.append(_measured("cache", name, paths, f"in {cache}"))
+            found.append(_measured("cache", _counted(what, paths), paths, f"in {cache}"))
     if found:
         with files.explained(cache), locks.closed(cache) as visitors:
             if visitors:
@@ -279,7 +277,7 @@ def _leftovers(request: Request) -> list[Thing]:
     stale = [path for path in stale if _old_enough(path, request)]
     named = {"temporary files": temporary, "locks": stale}
     return [
-        _measured("leftover", f"{what} of killed processes ({len(paths)})", paths)
+        _measured("leftover", _counted(f"{what} of killed processes", paths), paths)
         for what, paths in named.items()
         if paths
     ]
@@ -322,6 +320,10 @@ def _measured(kind: Kind, name: str, paths: Sequence[Path], note: str = "") -> T
     sizes = [inventory.measure(path) for path in paths]
     changed = inventory.moment(max(newest for _, newest in sizes))
     return Thing(kind, name, tuple(paths), sum(size for size, _ in sizes), changed, note)
+
+
+def _counted(what: str, paths: Sequence[Path]) -> str:
+    return f"{what} ({len(paths)})" if len(paths) > 1 else what
 
 
 def _old_enough(path: Path, request: Request, least: float = 0.0) -> bool:

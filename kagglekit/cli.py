@@ -325,7 +325,7 @@ def _clean(options: argparse.Namespace) -> _Outcome:
     if not options.json:
         display.show("plan", plan)
     if not options.yes and not _agreed(display.question(plan)):
-        return _Outcome(as_json, "line", "nothing was removed")
+        return _Outcome(as_json, "cleaned", (plan, cleaning.Plan((), plan.skipped)))
     gone = cleaning.remove(plan)
     return _Outcome({**gone.as_json(), "removed": True}, "cleaned", (plan, gone))
 

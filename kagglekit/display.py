@@ -20,7 +20,7 @@ from .progress import duration, figure, legible, spread
 Json = Mapping[str, Any]
 
 _UNBROKEN = 4096  # columns
-_NAMES = 48  # columns of a run's name, so that the sizes stand below one another
+_NAMES = 34  # columns of a run's name, so that the sizes stand below one another
 _ALARMING = {"unfinished": "yellow", "run": "red", "submission": "red"}  # cannot be made for free
 
 
@@ -244,7 +244,9 @@ def _things(count: int) -> str:
 
 def _cleaned(plans: tuple[cleaning.Plan, cleaning.Plan]) -> RenderableType:
     planned, gone = plans
-    line = Text(f"removed {_things(len(gone.things))}, {size(gone.bytes)}", "green")
+    line = Text("nothing was removed")
+    if gone.things:
+        line = Text(f"removed {_things(len(gone.things))}, {size(gone.bytes)}", "green")
     return Group(line, *_kept(gone.skipped[len(planned.skipped) :]))
 
 
@@ -286,6 +288,5 @@ _KINDS: dict[str, Callable[[Any], RenderableType]] = {
     "runs": _runs,
     "plan": _plan,
     "cleaned": _cleaned,
-    "line": Text,
     "doctor": doctor.table,
 }

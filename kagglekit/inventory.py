@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import competition as contract
 from . import files, folders, locks
 from .errors import UserError
 from .locks import Owner
@@ -154,8 +153,8 @@ def report(name: str | None, everything: bool) -> dict[str, Any]:
     Raises UserError for a competition that is neither known nor has runs.
     """
     home = folders.runs()
-    if name is not None and not (home / name).is_dir():
-        contract.find(name, folders.competitions())
+    if name is not None:
+        check_name(name)
     found = states(home, name)
     shown = [one for one in found if everything or not (one.finished or one.aside)]
     return {
@@ -164,6 +163,16 @@ def report(name: str | None, everything: bool) -> dict[str, Any]:
         "others": len(found) - len(shown),
         "bytes": sum(one.bytes for one in found),
     }
+
+
+def check_name(competition: str) -> None:
+    """Raise UserError for a competition that is neither known nor has runs."""
+    plain = Path(competition).name == competition and competition[:1] != "."  # no way out of runs/
+    if plain and (folders.runs() / competition).is_dir():
+        return
+    from .competition import find  # which loads torch: a list of runs should come at once
+
+    find(competition, folders.competitions())
 
 
 # --- reading ------------------------------------------------------------------------------------

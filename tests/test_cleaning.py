@@ -112,8 +112,11 @@ def test_with_a_name_only_its_own_runs_go_and_no_cache(full: Path) -> None:
     assert kinds(cleaning.plan(Request("toy"))) == ["set aside", "leftover"]
     assert "gp-01234567~1" in paths(cleaning.plan(Request()))
     assert kinds(cleaning.plan(Request("other"))) == ["set aside"]
-    with pytest.raises(UserError, match="tyo"):
-        cleaning.plan(Request("tyo"))
+    Path(".0123456789abcdef.tmp").touch()
+    aged(Path(".0123456789abcdef.tmp"))
+    for name in ("tyo", "..", ".", "../runs/toy", "toy/.", str(Path("runs/toy").resolve())):
+        with pytest.raises(UserError):
+            cleaning.plan(Request(name))
 
 
 def test_unfinished_runs_go_only_when_named_or_asked_for(full: Path) -> None:

@@ -67,7 +67,8 @@ def toy(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_help_shows_every_verb_and_the_exit_codes(arguments: list[str], typed: Type) -> None:
     ended = typed(*arguments)
     assert ended.code == 0
-    for word in ("list", "train", "predict", "leaderboard", "practice", "doctor", "exit codes"):
+    words = ("list", "train", "predict", "leaderboard", "runs", "clean", "practice", "doctor")
+    for word in (*words, "exit codes"):
         assert word in ended.out
 
 
@@ -114,6 +115,9 @@ def test_list_json_names_what_there_is(typed: Type) -> None:
         ["predict", "toy", "line", "--data", "data/toy"],
         ["leaderboard"],
         ["leaderboard", "toy", "--rebuild"],
+        ["runs"],
+        ["runs", "toy", "--all"],
+        ["clean", "toy"],
         ["practice", "toy"],
         ["practice", "toy", "functions"],
         ["doctor"],

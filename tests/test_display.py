@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import re
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kagglekit import display, doctor, leaderboard, overview, pipeline
+from kagglekit import (
+    cleaning,
+    display,
+    doctor,
+    inventory,
+    leaderboard,
+    locks,
+    overview,
+    pipeline,
+)
 from kagglekit.progress import progress
 from tests import toys
 
@@ -105,7 +116,97 @@ def test_every_kind_that_the_command_line_asks_for_is_shown(
 ) -> None:
     assert set(display._KINDS) == {
         "summary", "prediction", "practice", "competitions", "recipes", "leaderboard", "doctor",
+        "runs", "plan", "cleaned",
     }  # fmt: skip
     shown("practice", {"data": "a", "answers": "b"}, capsys)
     assert doctor.table is display._KINDS["doctor"]
     assert leaderboard.Row
+
+
+# --- runs, and what may go -----------------------------------------------------------------------
+
+
+def unfinished(**more: Any) -> dict[str, Any]:
+    """A run as `kagglekit runs --json` tells of it."""
+    state = inventory.State(
+        "mics_mnist", "cnn_small-4c63357a", Path("runs/mics_mnist/cnn_small-4c63357a"), "cnn_small",
+        done=("fold0-seed0",), wanted=("fold0-seed0", "fold1-seed0"), bytes=123_456_789,
+        changed=inventory.moment(time.time() - 300), member="fold1-seed0", epoch=7, epochs=20,
+        command="kagglekit train mics_mnist cnn_small epochs=20 lr=3e-3 mixup=0.2 dropout=0.1",
+    )  # fmt: skip
+    return replace(state, **more).as_json()
+
+
+def runs(*found: dict[str, Any], others: int = 0) -> dict[str, Any]:
+    return {"folder": "runs", "runs": list(found), "others": others, "bytes": 4_100_000_000}
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_list_of_runs_fits_the_terminal_and_says_all(
+    width: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = runs(
+        unfinished(),
+        unfinished(failed=("fold1-seed0",), forced=True),
+        unfinished(owner=locks.Owner(123, "node", "2024-01-01T12:00:00+00:00")),
+        unfinished(damage="runs/mics_mnist/cnn-1/run.json is damaged: delete it"),
+        others=3,
+    )
+    text = shown("runs", told, capsys, width)
+    assert max(map(len, text.splitlines())) <= width
+    flat = " ".join(text.split())
+    for part in (
+        "cnn_small-4c63357a", "123 MB", "5 min ago", "1 of 2 members, fold1-seed0 at epoch 7 of 20",
+        "kagglekit train mics_mnist cnn_small epochs=20 lr=3e-3 mixup=0.2", "1 failed: fold1-seed0",
+        "by force", "running: process 123 on node since 2024-01-01", "run.json is damaged",
+        "3 more, finished or set aside", "4.1 GB in runs",
+    ):  # fmt: skip
+        assert part in flat, part
+
+
+def test_a_list_without_unfinished_runs_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown("runs", runs(others=2), capsys).startswith("no unfinished runs\n2 more")
+    assert shown("runs", {**runs(), "bytes": 0}, capsys) == "no runs\n"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_what_may_go_fits_the_terminal(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    things = [
+        cleaning.Thing("cache", "unpacked zips (12)", (), 12_300_000_000, inventory.moment(0)),
+        cleaning.Thing(
+            "unfinished", "mics_mnist cnn_small-4c63357a", (), 812, inventory.moment(time.time()),
+            "3 of 5 members done",
+        ),
+    ]  # fmt: skip
+    plan = cleaning.Plan(tuple(things), ("toy line-1 is being trained by process 7: kept",))
+    text = shown("plan", plan, capsys, width)
+    assert max(map(len, text.splitlines())) <= width
+    for part in ("12 GB", "812 B", "just now", "3 of 5 members done", "process 7: kept"):
+        assert part in text, part
+    assert display.question(plan) == "Remove 2 things, 12 GB?"
+    gone = cleaning.Plan(plan.things[:1], (*plan.skipped, "toy line-2 is gone already"))
+    text = shown("cleaned", (plan, gone), capsys, width)
+    assert text == "removed 1 thing, 12 GB\ntoy line-2 is gone already\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"), (812, "812 B"), (999, "999 B"), (1000, "1.0 kB"), (4100, "4.1 kB"),
+        (9_960, "10 kB"), (999_499, "999 kB"), (999_500, "1.0 MB"), (1_234_000_000, "1.2 GB"),
+        (5 * 10**15, "5000 TB"),
+    ],
+)  # fmt: skip
+def test_sizes_have_two_or_three_digits(count: int, text: str) -> None:
+    assert display.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3600, "just now"), (30, "just now"), (90, "1 min ago"), (3700, "1 h ago"),
+        (47 * 3600, "47 h ago"), (49 * 3600, "2 days ago"), (90 * 86400, "90 days ago"),
+    ],
+)  # fmt: skip
+def test_times_are_told_as_how_long_ago_they_were(seconds: int, text: str) -> None:
+    assert display.ago(inventory.moment(time.time() - seconds)) == text

@@ -241,6 +241,18 @@ def test_a_killed_process_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     assert content(result) == unbroken(tmp_path)
 
 
+def test_run_json_says_which_members_are_wanted_before_the_first_is_trained() -> None:
+    toys.trap("fit-interrupt", 1)
+    with pytest.raises(KeyboardInterrupt):
+        train(folds=(0, 2), command="kagglekit train toy --folds 0,2")
+    (told,) = (json.loads(path.read_text()) for path in Path("runs/toy").glob("*/run.json"))
+    assert told["wanted"] == ["fold0-seed0", "fold2-seed0"]
+    result = train(command="kagglekit train toy")
+    told = json.loads((Path(result["folder"]) / "run.json").read_text())
+    assert told["wanted"] == told["members"] == [f"fold{fold}-seed0" for fold in range(3)]
+    assert told["command"] == "kagglekit train toy"
+
+
 def test_two_processes_at_once_end_with_the_same_bytes(tmp_path: Path) -> None:
     shutil.rmtree("data")  # so that both make practice data too
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

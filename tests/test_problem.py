@@ -101,6 +101,20 @@ def test_practice_data_of_another_process_are_kept_and_typed_ones_replaced(
     assert (data / "train.csv").read_text() != "another process's"
 
 
+def test_practice_data_that_are_the_same_already_are_not_moved(toy: Competition) -> None:
+    data, answers = problem.practise("toy", toy)
+    before = data.stat().st_ino, answers.stat().st_ino
+    assert problem.practise("toy", toy) == (data, answers)
+    assert (data.stat().st_ino, answers.stat().st_ino) == before
+    assert sorted(path.name for path in Path("data").iterdir() if path.name[0] == ".") == []
+
+
+def test_an_empty_folder_does_not_stand_for_practice_data(toy: Competition) -> None:
+    Path("data/toy.practice").mkdir(parents=True)
+    data, _ = problem.practise("toy", toy, replace_data=False)
+    assert len(listing(data)) == 3
+
+
 def test_a_competition_without_practice_says_where_data_belong(toy: Competition) -> None:
     shutil.rmtree("data")
     with pytest.raises(UserError, match="put Kaggle's download of toy-competition in data/toy"):
