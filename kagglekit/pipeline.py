@@ -245,6 +245,7 @@ def _open(job: Job, progress: Progress) -> None:
     folder = job.run.folder
     for needed in (job.csv.parent, folder):  # before the training, not after it
         _make(needed)
+        files.sweep(needed)
     progress.attach_log(folder / "run.log")
     _say_knobs(job, progress)
     files.write_json(folder / "config.json", asdict(job.config))
