@@ -20,7 +20,9 @@ from .config import Config
 from .errors import UserError
 from .folds import Fold
 
-_SHOWS_ONLY = {"__main__", "cli", "display", "doctor", "leaderboard", "overview", "progress"}
+_SHOWS_ONLY = {
+    "__main__", "certify", "cli", "display", "doctor", "leaderboard", "overview", "progress",
+}  # fmt: skip
 _LIBRARIES = ("kagglekit", "torch", "timm", "numpy", "pandas", "scikit-learn", "scipy")
 
 
