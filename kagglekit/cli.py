@@ -43,6 +43,7 @@ examples:
   kagglekit train mics_mnist cnn epochs=20 lr=3e-3  another one, with other knobs
   kagglekit leaderboard mics_mnist                  what came out
   kagglekit runs                                    what is unfinished, and how to go on
+  kagglekit certify fit_1d                          kills a short run again and again: same bytes?
 
 exit codes: 0 done; 1 a bug of ours; 2 the input is at fault; 3 outcome unknown;
 4 network or Kaggle; 130, 143 interrupted, the same command goes on
@@ -177,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     listed = verb("list", _list, "competitions, their recipes, whether data is here, best score")
     listed.add_argument("name", nargs="?", help="show this competition's recipes with their knobs")
     _add_train(verb("train", _train, "train a recipe: cross-validation, submission, leaderboard"))
+    _add_certify(verb("certify", _certify, "prove that a run killed anywhere ends with its bytes"))
     answers = verb("predict", _predict, "let a finished run answer another test set")
     answers.add_argument("name", help="the competition")
     answers.add_argument("which", metavar="RUN", help="the run, or the beginning of its name")
@@ -196,7 +198,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_train(parser: argparse.ArgumentParser) -> None:
+def _add_wanted(parser: argparse.ArgumentParser) -> None:
+    """What is trained, by `train` and `certify` alike."""
     parser.add_argument("name", help="the competition")
     parser.add_argument(
         "assignments", nargs="*", metavar="RECIPE key=value",
@@ -206,6 +209,21 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=_positive, default=1, metavar="N", help="seeds a fold")
     parser.add_argument("--folds", type=_numbers, metavar="0,1", help="train these folds only")
     parser.add_argument("--rows", type=_positive, metavar="N", help="a subset, for a quick look")
+
+
+def _add_certify(parser: argparse.ArgumentParser) -> None:
+    _add_wanted(parser)
+    parser.add_argument(
+        "--kills", type=_positive, default=20, metavar="N",
+        help="kills; from 20 on at least 4 in every stage",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the moments (default: 0)"
+    )
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    _add_wanted(parser)
     parser.add_argument("--fresh", action="store_true", help="ignore caches and earlier runs")
     parser.add_argument(
         "--force-resume", action="store_true",
@@ -255,21 +273,27 @@ def _numbers(text: str) -> tuple[int, ...]:
 # --- what is done -------------------------------------------------------------------------------
 
 
-def _train(options: argparse.Namespace) -> _Outcome:
+def _recipe_and_knobs(options: argparse.Namespace) -> tuple[str | None, tuple[str, ...]]:
     if "=" in options.name:
         raise UserError(
             f"{options.name!r} stands where the competition's name should: "
-            "kagglekit train NAME [RECIPE] key=value"
+            f"kagglekit {options.verb} NAME [RECIPE] key=value"
         )
     recipes = [text for text in options.assignments if "=" not in text]
     if len(recipes) > 1:
         raise UserError(f"{recipes[1]!r} is neither a recipe nor key=value; one recipe at a time")
+    knobs = tuple(text for text in options.assignments if "=" in text)
+    return (recipes[0] if recipes else None), knobs
+
+
+def _train(options: argparse.Namespace) -> _Outcome:
+    recipe, knobs = _recipe_and_knobs(options)
     from . import pipeline
 
     request = pipeline.Request(
         name=options.name,
-        recipe=recipes[0] if recipes else None,
-        assignments=tuple(text for text in options.assignments if "=" in text),
+        recipe=recipe,
+        assignments=knobs,
         data=options.data,
         seeds=options.seeds,
         folds=options.folds,
@@ -280,6 +304,26 @@ def _train(options: argparse.Namespace) -> _Outcome:
         command=options.command,
     )
     return _Outcome(pipeline.train(request, _progress()), "summary")
+
+
+def _certify(options: argparse.Namespace) -> _Outcome:
+    recipe, knobs = _recipe_and_knobs(options)
+    from . import certify, display
+
+    request = certify.Request(
+        name=options.name,
+        recipe=recipe,
+        assignments=knobs,
+        data=options.data,
+        seeds=options.seeds,
+        folds=options.folds,
+        rows=options.rows,
+        kills=options.kills,
+        seed=options.seed,
+    )
+    with display.ticker() as tell:
+        certificate = certify.certify(request, tell)
+    return _Outcome(certificate, "certificate", code=0 if certificate["equal"] else 1)
 
 
 def _predict(options: argparse.Namespace) -> _Outcome:

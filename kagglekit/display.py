@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,13 +17,14 @@ from rich.text import Text
 
 from . import cleaning, doctor, leaderboard, locks
 from .config import typed
-from .progress import duration, figure, legible, spread
+from .progress import PLAIN_SECONDS, duration, figure, legible, spread
 
 Json = Mapping[str, Any]
 
 _UNBROKEN = 4096  # columns
 _NAMES = 34  # columns of a run's name, so that the sizes stand below one another
 _ALARMING = {"unfinished": "yellow", "run": "red", "submission": "red"}  # cannot be made for free
+_BAR = 24  # columns of the longest bar
 
 
 def show(kind: str, result: Any) -> None:
@@ -33,6 +36,24 @@ def show(kind: str, result: Any) -> None:
         console.print(_KINDS[kind](result))
     out.write(captured.get())
     out.flush()
+
+
+@contextmanager
+def ticker() -> Iterator[Callable[[str], None]]:
+    """A line on stderr that each call renews on a terminal; elsewhere lines, now and then."""
+    console = Console(file=legible(sys.stderr), highlight=False)
+    if console.is_terminal and not console.is_dumb_terminal:
+        with console.status("") as status:
+            yield status.update
+        return
+    told = [0.0]
+
+    def tell(line: str) -> None:
+        if time.monotonic() - told[0] >= PLAIN_SECONDS:
+            told[0] = time.monotonic()
+            console.print(line, soft_wrap=True)
+
+    yield tell
 
 
 def _summary(result: Json) -> RenderableType:
@@ -75,6 +96,44 @@ def _views(result: Json) -> RenderableType:
         style = "green" if view["gain"] > 0 else "red" if view["gain"] < 0 else ""
         table.add_row(view["name"], figure(view["alone"]), Text(f"{view['gain']:+.2g}", style))
     return table
+
+
+def _certificate(result: Json) -> RenderableType:
+    """Verdict, where the kills hit, and what was compared; the files that differ, if any."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    done, runs = result["kills"]["done"], _count(result["finished"], "broken run")
+    compared = f"{_count(done, 'kill')}, {runs} finished, {result['files']} files compared each"
+    if result["equal"]:
+        facts.add_row("verdict", Text("equal to the byte: ", "bold green") + Text(compared, ""))
+    else:
+        facts.add_row("verdict", Text("not the same bytes: ", "bold red") + Text(compared, ""))
+        for item in result["differences"]:
+            facts.add_row("", Text(f"{item['file']}  {item['what']}", "red"))
+    facts.add_row("kills in", _histogram(result["hits"]))
+    facts.add_row("command", result["command"])
+    facts.add_row("time", f"{duration(result['seconds'])} on {result['device']}")
+    facts.add_row("kept in", result["folder"])
+    title = f"{result['competition']} · {result['run']}"
+    return Panel(facts, title=title, title_align="left", expand=False)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _histogram(hits: Mapping[str, int]) -> RenderableType:
+    bars = Table.grid(padding=(0, 1))
+    bars.add_column()
+    bars.add_column(justify="right")
+    bars.add_column(style="cyan")
+    most = max(hits.values(), default=0)
+    for stage, count in hits.items():
+        # as long as the count where that fits, else in proportion
+        length = round(count * min(1.0, _BAR / max(most, 1)))
+        bars.add_row(stage, str(count), "▇" * max(length, int(count > 0)))
+    return bars
 
 
 def _prediction(result: Json) -> RenderableType:
@@ -280,6 +339,7 @@ def _leaderboard(result: Json) -> RenderableType:
 
 _KINDS: dict[str, Callable[[Any], RenderableType]] = {
     "summary": _summary,
+    "certificate": _certificate,
     "prediction": _prediction,
     "practice": _practice,
     "competitions": _competitions,

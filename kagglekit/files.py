@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import logging
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -194,8 +196,42 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _beside(path: Path) -> Path:
-    """A new hidden name in the folder of `path`, short enough wherever `path` itself is."""
-    return path.with_name(f".{secrets.token_hex(8)}.tmp")
+    """A new hidden name in the folder of `path`, short enough wherever `path` itself is.
+
+    It says which process is writing, so that `sweep` knows those of the dead.
+    """
+    return path.with_name(f".{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporaries anywhere below `folder` that killed processes left.
+
+    Those of this machine's running processes, and of other machines, stay for a day.
+    """
+    with suppress(OSError):  # folders may go while we look
+        for path in list(folder.rglob(".*.tmp")):
+            if _is_left(path):
+                _remove(path)
+
+
+def _is_left(path: Path) -> bool:
+    """Whether nobody can be writing a temporary any more."""
+    import psutil
+
+    machine, _, rest = path.name.removeprefix(".").partition("-")
+    owner = rest.partition("-")[0]
+    if machine == _machine() and owner.isdecimal() and not psutil.pid_exists(int(owner)):
+        return True
+    try:
+        return time.time() - path.lstat().st_mtime > _STALE_SECONDS
+    except OSError:
+        return False  # somebody removed or renamed it meanwhile
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight hex digits of the machine's name: folders may be shared over a network."""
+    return hashlib.blake2b(os.fsencode(platform.node()), digest_size=4).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -438,13 +474,10 @@ def _built(final: Path, build: Callable[[Path], None]) -> Path:
 
 
 def _sweep(home: Path) -> None:
-    """Remove what killed processes left in `home`."""
-    if not home.is_dir():
-        return
+    """Remove what killed processes left in `home` itself."""
     for path in home.glob(".*.tmp"):
-        with suppress(OSError):
-            if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
-                _remove(path)
+        if _is_left(path):
+            _remove(path)
 
 
 def remove(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -61,9 +61,12 @@ class Loader:
 
         What is resident is moved to the device once, here.
         """
+        # of a copy: a loader that its own batches refer to would go, and end its workers, only
+        # when cycles are collected, in whichever process that happens
+        loader = replace(self)
         if is_resident(self.dataset, self.config, self.device):
-            return self._resident()
-        return self._streamed()
+            return loader._resident()
+        return loader._streamed()
 
     def _resident(self) -> Batches:
         assert isinstance(self.dataset, TensorDataset)

@@ -291,6 +291,7 @@ def _open(job: Job, progress: Progress) -> None:
     _admit(job, progress)
     for needed in (job.csv.parent, folder):  # before the training, not after it
         _make(needed)
+        files.sweep(needed)
     job.run.tidy()
     progress.attach_log(folder / "run.log")
     _say_knobs(job, progress)

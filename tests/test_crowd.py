@@ -278,7 +278,16 @@ def test_who_waits_for_a_run_is_told_for_whom_and_finds_it_trained(crowd: Any) -
     assert main(["train", "toy", "--json"]) == 0
     (run,) = (path.parent for path in Path("runs/toy").glob("*/run.json"))
     lock = locks.held(run, "kagglekit train toy", print)
-    threading.Timer(2, lock.release).start()
+
+    def release_when_both_wait() -> None:
+        for _ in range(600):
+            told = [path.read_text() for path in Path().glob("out-*.txt")]
+            if sum("is being trained" in text for text in told) == 2:
+                break
+            time.sleep(0.1)
+        lock.release()
+
+    threading.Thread(target=release_when_both_wait).start()
     run_all(crowd, wait, 2)
     for path in Path().glob("out-*.txt"):
         told = path.read_text()

@@ -116,7 +116,7 @@ def test_every_kind_that_the_command_line_asks_for_is_shown(
 ) -> None:
     assert set(display._KINDS) == {
         "summary", "prediction", "practice", "competitions", "recipes", "leaderboard", "doctor",
-        "runs", "plan", "cleaned",
+        "runs", "plan", "cleaned", "certificate",
     }  # fmt: skip
     shown("practice", {"data": "a", "answers": "b"}, capsys)
     assert doctor.table is display._KINDS["doctor"]

@@ -463,6 +463,29 @@ def test_what_killed_processes_left_is_swept_away(tmp_path: Path) -> None:
     assert (home / ".new.tmp").exists()
 
 
+def test_a_killed_writer_s_temporary_is_swept_and_a_living_one_s_is_not(tmp_path: Path) -> None:
+    target = tmp_path / "run" / "member" / "answers.npz"
+    script = (
+        "import os, signal, sys; from pathlib import Path; from kagglekit import files\n"
+        "os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.write_bytes(Path(sys.argv[1]), b'half')"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(target)], check=False)
+    (left,) = target.parent.iterdir()
+    assert killed.returncode == -9
+    living = files._beside(target)
+    living.touch()
+    elsewhere = living.with_name(".0000000000-1-ab.tmp")
+    elsewhere.touch()
+    files.sweep(tmp_path / "run")
+    assert not left.exists()
+    assert living.exists()
+    assert elsewhere.exists()
+    aged(elsewhere, 3 * 24 * 3600)
+    files.sweep(tmp_path / "run")
+    assert [path.name for path in target.parent.iterdir()] == [living.name]
+
+
 def refused(tmp_path: Path, *words: str) -> None:
     """`data` cannot be unpacked, the error names all words, nothing is left or let out."""
     before = {path.name for path in tmp_path.iterdir()} | {"cache"}
