@@ -96,10 +96,11 @@ class State:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
+        # before the weights change their precision, which the optimisers' states would follow
+        self.optimizers.load_state_dict(state["optimizers"])
         if state["progress"]["polished"]:
             self.answering.double()  # as the second-order phase had made it
         self.model.load_state_dict(state["model"])
-        self.optimizers.load_state_dict(state["optimizers"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.draws.set_state(state["draws"])
