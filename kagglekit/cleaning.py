@@ -24,7 +24,7 @@ _CACHES = {
     "digests of files": ("digests", re.compile(r"[0-9a-f]{16}\.json")),
     "caches of --fresh": (".", re.compile(r"fresh-\w+")),
 }
-_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.tmp")
 _LEFT_SECONDS = 3600  # a temporary as old as this has nobody who is writing it
 _DAY = 24 * 3600
 
