@@ -40,7 +40,7 @@ def full(toy: Path) -> Path:
     (cache / "unpacked" / "0123456789abcdef" / "train.csv").write_bytes(bytes(5000))
     (cache / "arrays" / "pictures-1").mkdir(parents=True)
     for home in (Path("runs/toy"), Path("submissions/toy"), Path("runs/toy", UNFINISHED), cache):
-        temporary = home / ".fedcba9876543210.tmp"
+        temporary = home / ".fedcba98-4711-76543210.tmp"
         temporary.write_bytes(bytes(100))
         aged(temporary)
     return toy
@@ -112,8 +112,8 @@ def test_with_a_name_only_its_own_runs_go_and_no_cache(full: Path) -> None:
     assert kinds(cleaning.plan(Request("toy"))) == ["set aside", "leftover"]
     assert "gp-01234567~1" in paths(cleaning.plan(Request()))
     assert kinds(cleaning.plan(Request("other"))) == ["set aside"]
-    Path(".0123456789abcdef.tmp").touch()
-    aged(Path(".0123456789abcdef.tmp"))
+    Path(".01234567-4711-89abcdef.tmp").touch()
+    aged(Path(".01234567-4711-89abcdef.tmp"))
     for name in ("tyo", "..", ".", "../runs/toy", "toy/.", str(Path("runs/toy").resolve())):
         with pytest.raises(UserError):
             cleaning.plan(Request(name))
@@ -198,7 +198,7 @@ def test_only_what_kagglekit_put_into_its_cache_goes(full: Path) -> None:
 
 
 def test_younger_leftovers_and_what_is_younger_than_asked_stay(full: Path) -> None:
-    young = Path("runs/toy/.00000000000000ff.tmp")
+    young = Path("runs/toy/.00000000-4711-000000ff.tmp")
     young.mkdir()
     plan = cleaning.plan(Request())
     assert young.name not in paths(plan)
@@ -207,7 +207,7 @@ def test_younger_leftovers_and_what_is_younger_than_asked_stay(full: Path) -> No
     assert paths(cleaning.plan(Request(days=2, unfinished=True))) >= {UNFINISHED}
     assert UNFINISHED not in paths(cleaning.plan(Request(days=4, unfinished=True)))
     ahead = time.time() + 7 * 24 * 3600
-    os.utime(Path("runs/toy/.fedcba9876543210.tmp"), (ahead, ahead))  # the clock was set back
+    os.utime(Path("runs/toy/.fedcba98-4711-76543210.tmp"), (ahead, ahead))  # the clock was set back
     assert len(paths(cleaning.plan(Request("toy")))) == 2
 
 
@@ -227,7 +227,7 @@ def test_locks_of_dead_processes_go_and_those_of_living_ones_stay(full: Path) ->
 def test_nothing_that_a_link_leads_to_is_removed(full: Path, tmp_path: Path, place: str) -> None:
     outside = tmp_path / "outside"
     (outside / "line-01234567~1").mkdir(parents=True)
-    for name in ("precious", "line-01234567~1/run.json", ".0123456789abcdef.tmp"):
+    for name in ("precious", "line-01234567~1/run.json", ".01234567-4711-89abcdef.tmp"):
         (outside / name).write_text("{}")
         aged(outside / name)
     links = {

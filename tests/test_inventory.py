@@ -187,8 +187,8 @@ def test_runs_are_recognised_by_name_or_content_and_links_are_not_followed(tmp_p
     (folder.parent / "cnn-deadbeef").symlink_to(tmp_path / "outside")
     Path("runs", "linked").symlink_to(tmp_path / "outside")
     (folder.parent / "notes").mkdir()
-    (folder.parent / ".0123456789abcdef.tmp").mkdir()
-    (folder.parent / ".0123456789abcdef.tmp" / "run.json").write_text("{}")
+    (folder.parent / ".01234567-4711-89abcdef.tmp").mkdir()
+    (folder.parent / ".01234567-4711-89abcdef.tmp" / "run.json").write_text("{}")
     assert only()["bytes"] < 100_000
 
 
