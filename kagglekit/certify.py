@@ -249,6 +249,8 @@ def _child(arguments: list[str], environment: dict[str, str], log: str) -> None:
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(target, stream)
+    # the first is the default: a run's workers start as they do in an interpreter of its own
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     from . import cli
 
     sys.exit(cli.main(arguments))

@@ -84,6 +84,8 @@ class Network(Generic[C]):
         for member in members:
             if not (member.folder / "weights.safetensors").exists():
                 self._fit(member, config)
+            # also one that a kill between these two left
+            (member.folder / "checkpoint.bin").unlink(missing_ok=True)
 
     def restore(
         self, folder: Path, config: C, before: Mapping[str, Predictor]
@@ -145,7 +147,6 @@ class Network(Generic[C]):
         # cloned, since safetensors takes no two names for the same memory
         named = {n: part.contiguous().clone() for n, part in trained.state_dict().items()}
         files.write_bytes(member.folder / "weights.safetensors", save(named))
-        (member.folder / "checkpoint.bin").unlink(missing_ok=True)
 
     def _plan(self, member: Member, model: nn.Module, config: C) -> Plan:
         rows, watched = member.train, None
