@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import runpy
 import select
 import shlex
 import shutil
@@ -251,9 +252,8 @@ def _child(arguments: list[str], environment: dict[str, str], log: str) -> None:
         os.dup2(target, stream)
     # the first is the default: a run's workers start as they do in an interpreter of its own
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
-    from . import cli
-
-    sys.exit(cli.main(arguments))
+    sys.argv[1:] = arguments
+    runpy.run_module(__package__, run_name="__main__", alter_sys=True)
 
 
 @contextmanager

@@ -67,7 +67,16 @@ def toy(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_help_shows_every_verb_and_the_exit_codes(arguments: list[str], typed: Type) -> None:
     ended = typed(*arguments)
     assert ended.code == 0
-    for word in ("list", "train", "predict", "leaderboard", "practice", "doctor", "exit codes"):
+    for word in (
+        "list",
+        "train",
+        "certify",
+        "predict",
+        "leaderboard",
+        "practice",
+        "doctor",
+        "exit codes",
+    ):
         assert word in ended.out
 
 
