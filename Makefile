@@ -8,11 +8,12 @@ PYTHON ?= python3
 COMPETITIONS := $(patsubst competitions/%/__init__.py,%,$(wildcard competitions/*/__init__.py))
 TARGETS := $(subst _,-,$(COMPETITIONS))
 
-.PHONY: help setup test check format list doctor leaderboard clean $(TARGETS)
+.PHONY: help setup test check certify format list doctor leaderboard clean $(TARGETS)
 
 help:  ## this list
 	@echo "make setup          .venv with everything; all other targets do it when needed"
 	@echo "make test           the tests;  make check  format, lint, types, tests"
+	@echo "make certify        kill short runs again and again: do they end with the same bytes?"
 	@echo "make NAME           train, score and write the submission of: $(TARGETS)"
 	@echo "make list doctor leaderboard"
 
@@ -36,6 +37,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+certify: setup
+	$(BIN)/kagglekit certify fit_1d neural
+	$(BIN)/kagglekit certify fit_5d gp
+	$(BIN)/kagglekit certify mics_mnist cnn_small
 
 format: setup
 	$(BIN)/ruff format .

@@ -67,7 +67,17 @@ def toy(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_help_shows_every_verb_and_the_exit_codes(arguments: list[str], typed: Type) -> None:
     ended = typed(*arguments)
     assert ended.code == 0
-    words = ("list", "train", "predict", "leaderboard", "runs", "clean", "practice", "doctor")
+    words = (
+        "list",
+        "train",
+        "certify",
+        "predict",
+        "leaderboard",
+        "runs",
+        "clean",
+        "practice",
+        "doctor",
+    )
     for word in (*words, "exit codes"):
         assert word in ended.out
 

@@ -91,6 +91,52 @@ def test_many_folds_are_wrapped_inside_the_frame(capsys: pytest.CaptureFixture[s
     assert "0.92900" in "\n".join(lines)
 
 
+CERTIFICATE: dict[str, Any] = {
+    "competition": "mics_mnist",
+    "run": "cnn_small-4c63357a",
+    "command": "kagglekit train mics_mnist cnn_small epochs=3 min_steps=0 --rows 240 --json",
+    "equal": True,
+    "differences": [],
+    "kills": {"asked": 200, "done": 203},
+    "hits": {"start": 3, "load": 40, "train": 100, "save": 30, "predict": 30, "write": 0},
+    "finished": 40,
+    "files": 17,
+    "seconds": 310.0,
+    "device": "CPU (2 threads)",
+    "folder": "runs/mics_mnist/certified/cnn_small-4c63357a",
+}
+
+
+@pytest.mark.parametrize("width", [60, 120])
+def test_a_certificate_fits_the_terminal(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown("certificate", CERTIFICATE, capsys, width).splitlines()
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    for word in ("equal to the byte", "203 kills", "40 broken runs", "5m10s"):
+        assert word in text
+    bars = {line.split()[-4]: line.count("▇") for line in lines if "▇" in line}
+    assert bars["train"] == 24
+    assert bars["load"] == 10
+    assert 0 < bars["start"] <= 1
+    assert "write" not in bars
+
+
+def test_a_certificate_that_failed_names_each_file(capsys: pytest.CaptureFixture[str]) -> None:
+    differences = [{"file": "runs/a/b/oof.npy", "what": "differs from byte 128 on"}]
+    text = shown("certificate", {**CERTIFICATE, "equal": False, "differences": differences}, capsys)
+    assert "not the same bytes" in text
+    assert "runs/a/b/oof.npy  differs from byte 128 on" in text
+
+
+def test_a_ticker_tells_lines_now_and_then_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with display.ticker() as tell:
+        for number in range(5):
+            tell(f"kill {number}")
+    assert capsys.readouterr().err == "kill 0\n"
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_lists_and_knobs_fit_the_terminal(width: int, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline.train(pipeline.Request("toy"), progress())
