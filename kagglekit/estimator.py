@@ -13,7 +13,7 @@ from . import files
 from .config import C
 from .data import Split
 from .randomness import derive
-from .recipe import Member, Predictor
+from .recipe import Member, Predictor, one_by_one
 
 
 class Learner(Protocol):
@@ -38,16 +38,18 @@ class Estimator(Generic[C]):
 
     def fit(self, members: Sequence[Member], config: C) -> None:
         """Fit each member; its arrays go to its folder."""
-        for member in members:
-            if (member.folder / "learned.npz").exists():
-                continue
-            target = member.train.target
-            assert target is not None
-            if target.dtype.kind == "f":
-                target = target.reshape(len(target), -1)
-            seed = derive(member.seed, member.name) % 2**32
-            learned = self.learner(config).fit(member.train.inputs, target, seed)
-            files.write_arrays(member.folder / "learned.npz", **learned)
+        one_by_one(members, lambda member: self._fit(member, config))
+
+    def _fit(self, member: Member, config: C) -> None:
+        if (member.folder / "learned.npz").exists():
+            return
+        target = member.train.target
+        assert target is not None
+        if target.dtype.kind == "f":
+            target = target.reshape(len(target), -1)
+        seed = derive(member.seed, member.name) % 2**32
+        learned = self.learner(config).fit(member.train.inputs, target, seed)
+        files.write_arrays(member.folder / "learned.npz", **learned)
 
     def restore(self, folder: Path, config: C, before: Mapping[str, Predictor]) -> Predictor:
         """The predictor of a fitted member."""
