@@ -207,7 +207,7 @@ def train(plan: Plan) -> Trained:
     """
     demand_possible(plan)
     with devices.reproducible():
-        state = _start(plan)
+        state = start(plan)
         saver = Saver(plan.checkpoint, plan.stamp.of(plan.name), plan.config)
         found = saver.load()
         if found is not None:
@@ -274,7 +274,8 @@ def polish_answering(plan: Plan, state: State, stepped: Callable[[], None]) -> N
     )
 
 
-def _start(plan: Plan) -> State:
+def start(plan: Plan) -> State:
+    """The state before the first step."""
     optimizers = Optimizers(plan.model, plan.objective.parts, plan.groups, plan.config)
     ema = averaged(plan.model, plan.config)
     return State(plan.model, optimizers, ema, generator(plan.loader.device, 0))
@@ -385,7 +386,7 @@ def _steps(loop: _Alone, forward: Any) -> None:
         stepping = plan.steps_after(number)
         if stepping:
             state.optimizers.set_rate(plan.rate(state.epoch, number))
-        losses = _learn(plan, state.optimizers, forward, seen(plan, batch, state.draws), stepping)
+        losses = learn(plan, state.optimizers, forward, seen(plan, batch, state.draws), stepping)
         state.losses.append(torch.stack([loss.detach().float() for loss in losses]).sum())
         if not stepping:
             continue
@@ -407,7 +408,7 @@ def seen(plan: Plan, batch: Batch, draws: torch.Generator) -> Any:
     return [inputs, *rest]
 
 
-def _learn(
+def learn(
     plan: Plan, optimizers: Optimizers, forward: Any, batch: Any, stepping: bool
 ) -> list[Tensor]:
     """Add the gradients of a batch and, where `stepping`, take the step; the losses."""
