@@ -103,7 +103,9 @@ class Stack:
         shape = tuple((part.shape, part.dtype) for part in leaves(batch))
         if shape not in self._passes:
             with torch.enable_grad():
-                draws = draws_of(self.models[0], self.objective, self.config, model_at(batch, 0))
+                draws = draws_of(
+                    self.models[0], self.objective, self.config, model_at(batch, 0, self.config)
+                )
                 self._passes[shape] = self._recorded(batch, draws)
         return self._passes[shape]
 
@@ -182,10 +184,10 @@ class Stack:
     def _compare(self, batch: Batch, seeds: Sequence[int], precision: str) -> None:
         alone = []
         for place, (model, seed) in enumerate(zip(self.models, seeds, strict=True)):
-            twin = copy.deepcopy(model).train()
+            twin = _twin(model, self.config)
             seed_all(seed)
             with devices.autocast(self.config.precision, self.device):
-                loss = total(self.objective.loss(twin, model_at(batch, place)))
+                loss = total(self.objective.loss(twin, model_at(batch, place, self.config)))
             (loss / self.config.accumulate).backward()
             alone.append((loss.detach(), twin))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -238,7 +240,9 @@ def attach(stacked: nn.Module, models: Sequence[nn.Module]) -> None:
     for names in (nn.Module.named_parameters, nn.Module.named_buffers):
         of_each = [dict(names(model)) for model in models]
         for name, tensor in names(stacked):
-            stack: Tensor = torch.stack([named[name].detach() for named in of_each])
+            # contiguous, as gradients will be: channels-last weights would be stacked as they are
+            stack: Tensor = torch.stack([named[name].detach().contiguous() for named in of_each])
+            stack = stack.contiguous()
             for place, named in enumerate(of_each):
                 named[name].data = stack[place]
             if isinstance(tensor, nn.Parameter):
@@ -265,7 +269,7 @@ def draws_of(
     Raises Unstackable for a model that draws elsewhere, or remembers anything outside its buffers:
     a stack would not do that once for every model.
     """
-    twin, found = copy.deepcopy(model).train(), list[Draw]()
+    twin, found = _twin(model, config), list[Draw]()
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         (given,) = inputs
@@ -285,6 +289,12 @@ def draws_of(
     if _remembered(twin) != before:
         raise Unstackable("it remembers something outside its buffers")
     return found
+
+
+def _twin(model: nn.Module, config: NetworkConfig) -> nn.Module:
+    """A copy to train, laid out as a model is that is trained alone."""
+    twin = copy.deepcopy(model).train()
+    return twin.to(memory_format=torch.channels_last) if config.channels_last else twin
 
 
 def total(losses: Losses) -> Tensor:
@@ -322,9 +332,12 @@ def together(batches: Sequence[Batch]) -> Batch:
     return rebuilt(batches[0], [torch.stack(list(part)) for part in parts])
 
 
-def model_at(batch: Batch, place: int) -> Batch:
-    """The batch of one of the models."""
-    return rebuilt(batch, [part[place] for part in leaves(batch)])
+def model_at(batch: Batch, place: int, config: NetworkConfig) -> Batch:
+    """The batch of one of the models, laid out as the loader gives it to that model alone."""
+    inputs, *rest = (part[place] for part in leaves(batch))
+    if config.channels_last and inputs.ndim == 4:  # dropout draws in the order of memory
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    return rebuilt(batch, [inputs, *rest])
 
 
 # --- what passes are made of --------------------------------------------------------------------
