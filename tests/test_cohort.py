@@ -43,7 +43,7 @@ def members(data: Any, run: Path, names: Any = NAMES, unequal: bool = False) -> 
     made = []
     for place, name in enumerate(names):
         rows = np.arange(len(data.train))
-        valid = (rows % len(names)) == place
+        valid = (rows % max(len(names), 2)) == place
         if unequal and place == len(names) - 1:
             valid |= rows < 40
         of = member(data, run / name, name=name, seed=place)
