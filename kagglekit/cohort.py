@@ -16,7 +16,7 @@ from . import checkpoint, devices, signals
 from .augment import nothing
 from .objectives import Batch
 from .optimizers import Optimizers
-from .stacking import Stack, attach, detach, together
+from .stacking import Passes, Stack, attach, detach, together
 from .train import (
     Members,
     Plan,
@@ -56,7 +56,9 @@ def pace(plan: Plan) -> tuple[int, int, int]:
     return plan.loader.batch_size, len(plan.loader), plan.epochs
 
 
-def train_cohort(plans: Sequence[Plan], saver: Saver, finish: Finish) -> dict[str, str]:
+def train_cohort(
+    plans: Sequence[Plan], saver: Saver, finish: Finish, passes: Passes
+) -> dict[str, str]:
     """Train members of one pace to the end, going on from the cohort's checkpoint if there is one.
 
     `finish` gets each member as it is trained. A member whose numbers burst stops alone, at the
@@ -66,7 +68,7 @@ def train_cohort(plans: Sequence[Plan], saver: Saver, finish: Finish) -> dict[st
     for plan in plans:
         demand_possible(plan)
     with devices.reproducible():
-        cohort = Cohort(plans, saver)
+        cohort = Cohort(plans, saver, passes)
         try:
             cohort.train()
             cohort.conclude(finish)
@@ -80,7 +82,8 @@ def train_cohort(plans: Sequence[Plan], saver: Saver, finish: Finish) -> dict[st
 class Cohort:
     """Members of one pace, and where the training of each stands."""
 
-    def __init__(self, plans: Sequence[Plan], saver: Saver) -> None:
+    def __init__(self, plans: Sequence[Plan], saver: Saver, passes: Passes) -> None:
+        self.passes = passes
         self.plans, self.saver = {plan.name: plan for plan in plans}, saver
         # states of the members that are in no stack: those that have left theirs, or wait
         self.waiting: dict[str, Mapping[str, Any]] = dict(saver.load() or {})
@@ -127,7 +130,7 @@ class Cohort:
         """Stack these members; their optimisers' states too."""
         self.seats = seats
         models, plan = [seat.plan.model for seat in seats], seats[0].plan
-        self.stack = Stack(models, plan.objective, plan.config)
+        self.stack = Stack(models, plan.objective, plan.config, self.passes)
         self.optimizers = Optimizers(plan.model, ("",), plan.groups, plan.config)
         self.optimizers.stacked(self.stack.by_weight)
         if seats[0].slot:

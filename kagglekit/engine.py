@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from .objectives import Batch
 from .optimizers import Optimizers
 from .randomness import generator
 from .recipe import Member, demand_none, one_by_one
-from .stacking import Stack, Unstackable, demand_stackable, together
+from .stacking import Passes, Stack, Unstackable, demand_stackable, together
 from .train import Plan, Saver, Trained, epoch_seed, learn, seen, start, train
 
 RECORD = "engine.json"  # in the folder of the run
@@ -63,6 +63,7 @@ class Work:
     plan: Callable[[Member], Plan]
     keep: Callable[[Member, Trained], None]
     finished: Callable[[Path], bool]  # by the folder of a member
+    passes: Passes = field(default_factory=dict)  # recorded once for all cohorts of one size
 
 
 def fit(members: Sequence[Member], work: Work, config: NetworkConfig) -> None:
@@ -122,7 +123,7 @@ def _together(choice: Choice, members: Sequence[Member], work: Work) -> dict[str
 
     saver = Saver(path, plans[0].stamp.of(", ".join(choice.members)), plans[0].config)
     try:
-        return train_cohort(plans, saver, finish)
+        return train_cohort(plans, saver, finish, work.passes)
     except Unstackable as reason:  # forced to go on with other source or versions
         changed = [replace(choice, engine="solo", why=str(reason))]
     except RuntimeError as error:
@@ -237,7 +238,9 @@ def _decided(members: Sequence[Member], work: Work, config: NetworkConfig) -> li
         _demand_worthwhile(first)
         most = _most_members(first)
         plans = [first, *map(work.plan, members[1:])]
-        return [choice for group in _groups(plans, most) for choice in _decided_on(group, config)]
+        return [
+            choice for group in _groups(plans, most) for choice in _decided_on(group, work.passes)
+        ]
     except Unstackable as reason:
         return [Choice("solo", names, str(reason))]
 
@@ -262,15 +265,16 @@ def _groups(plans: Sequence[Plan], most: int) -> list[list[Plan]]:
     return groups
 
 
-def _decided_on(plans: Sequence[Plan], config: NetworkConfig) -> list[Choice]:
+def _decided_on(plans: Sequence[Plan], passes: Passes) -> list[Choice]:
     """One group: stacked where that is right and, if asked, faster."""
     names = tuple(plan.name for plan in plans)
     if len(plans) == 1:
         return [Choice("solo", names, "no other member has batches like its")]
+    config = plans[0].config
     try:
         batch = together([_first_batch(plan) for plan in plans])
-        why = _demand_faster(plans, batch) if config.engine == "auto" else "engine=stacked"
-        stack = Stack([copy.deepcopy(plan.model) for plan in plans], plans[0].objective, config)
+        why = _demand_faster(plans, batch, passes) if config.engine == "auto" else "engine=stacked"
+        stack = _copied_stack(plans, passes)
         stack.demand_right(batch, [epoch_seed(plan, 0) for plan in plans])
     except Unstackable as reason:
         return [Choice("solo", names, str(reason))]
@@ -278,7 +282,7 @@ def _decided_on(plans: Sequence[Plan], config: NetworkConfig) -> list[Choice]:
         if not devices.is_out_of_memory(error):
             raise
         half = math.ceil(len(plans) / 2)
-        return [*_decided_on(plans[:half], config), *_decided_on(plans[half:], config)]
+        return [*_decided_on(plans[:half], passes), *_decided_on(plans[half:], passes)]
     return [Choice("stacked", names, why)]
 
 
@@ -312,7 +316,7 @@ def _most_members(plan: Plan) -> int:
 # --- the trial ----------------------------------------------------------------------------------
 
 
-def _demand_faster(plans: Sequence[Plan], batch: Batch) -> str:
+def _demand_faster(plans: Sequence[Plan], batch: Batch, passes: Passes) -> str:
     """Why stacked; Unstackable where a few rounds, on copies, say that nothing is gained."""
     count, device = len(plans), plans[0].loader.device
     work = plans[0].multiplications
@@ -321,7 +325,7 @@ def _demand_faster(plans: Sequence[Plan], batch: Batch) -> str:
         step = _seconds(alone, device, 1)
         if step > _LONG_STEP:
             raise Unstackable(f"a step takes {step:.1f} s by itself")
-    stacked = _stacked(plans, batch)
+    stacked = _stacked(plans, batch, passes)
     times: list[tuple[float, float]] = []
     for _ in range(_REPEATS):  # in turn, so that a busy machine slows both
         with devices.threads_for(work, device):
@@ -353,10 +357,9 @@ def _alone(plan: Plan) -> Callable[[], Any]:
     return lambda: learn(twin, state.optimizers, twin.model, batch, True)
 
 
-def _stacked(plans: Sequence[Plan], batch: Batch) -> Callable[[], Any]:
+def _stacked(plans: Sequence[Plan], batch: Batch, passes: Passes) -> Callable[[], Any]:
     """A round of copies of all members."""
-    config = plans[0].config
-    stack = Stack([copy.deepcopy(plan.model) for plan in plans], plans[0].objective, config)
+    stack, config = _copied_stack(plans, passes), plans[0].config
     optimizers = Optimizers(stack.models[0], ("",), plans[0].groups, config)
     optimizers.stacked(stack.by_weight)
     generators = [torch.Generator() for _ in plans]
@@ -366,6 +369,11 @@ def _stacked(plans: Sequence[Plan], batch: Batch) -> Callable[[], Any]:
         optimizers.step([""])
 
     return step
+
+
+def _copied_stack(plans: Sequence[Plan], passes: Passes) -> Stack:
+    models = [copy.deepcopy(plan.model) for plan in plans]
+    return Stack(models, plans[0].objective, plans[0].config, passes)
 
 
 def _brief(seconds: float) -> str:

@@ -28,6 +28,18 @@ _TOLERANCE = {"fp64": 1e-6, "fp32": 2e-3, "bf16": 0.3, "fp16": 0.3}
 Generators = Sequence[torch.Generator]  # of what each model draws in a pass: dropout
 
 
+@dataclass(frozen=True)
+class Pass:
+    """A recorded forward and backward pass: stacked weights, noise and batch to gradients."""
+
+    run: Callable[..., list[Tensor]]
+    draws: list[Draw]
+    reached: list[bool]  # which of the weights have a gradient
+
+
+Passes = dict[Any, Pass]  # by what they were recorded of
+
+
 class Unstackable(Exception):
     """Why models cannot be trained as one stack."""
 
@@ -56,8 +68,15 @@ class Stack:
     """
 
     def __init__(
-        self, models: Sequence[nn.Module], objective: Objective, config: NetworkConfig
+        self,
+        models: Sequence[nn.Module],
+        objective: Objective,
+        config: NetworkConfig,
+        passes: Passes | None = None,
+        records: bool = True,  # passes, or goes through vmap and autograd each time
     ) -> None:
+        self.passes: Passes = {} if passes is None else passes
+        self.records = records
         self.models, self.objective, self.config = list(models), objective, config
         self.device = next(models[0].parameters()).device
         demand_stackable(models[0], objective, config, self.device)
@@ -67,7 +86,6 @@ class Stack:
         _supply_noise(self.module, self._noise)
         self.module.train()
         self._function = Function(self.module, objective.loss)
-        self._passes: dict[Any, tuple[Callable[..., list[Tensor]], list[Draw], list[bool]]] = {}
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -84,10 +102,10 @@ class Stack:
 
         Every part of `batch` leads with an axis of models.
         """
-        run, draws, reached = self._pass(batch)
-        losses, *gradients = run(*self._inputs(batch, draws, generators))
+        recorded = self._pass(batch)
+        losses, *gradients = recorded.run(*self._inputs(batch, recorded.draws, generators))
         found = iter(gradients)
-        for weight, reaches in zip(self.weights, reached, strict=True):
+        for weight, reaches in zip(self.weights, recorded.reached, strict=True):
             if reaches:
                 gradient = next(found)
                 weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
@@ -98,20 +116,22 @@ class Stack:
         kept = _kept(self.module)
         return [*map(_data, self.weights), *map(_data, kept.values()), *noise, *leaves(batch)]
 
-    def _pass(self, batch: Batch) -> tuple[Callable[..., list[Tensor]], list[Draw], list[bool]]:
+    def _pass(self, batch: Batch) -> Pass:
         """The recorded pass for batches of this shape."""
-        shape = tuple((part.shape, part.dtype) for part in leaves(batch))
-        if shape not in self._passes:
+        tensors = [*self.module.named_parameters(), *self.module.named_buffers()]
+        key = (
+            len(self.models),
+            tuple((part.shape, part.dtype) for part in leaves(batch)),
+            tuple((name, part.shape, part.dtype, part.requires_grad) for name, part in tensors),
+        )
+        if key not in self.passes:
             with torch.enable_grad():
-                draws = draws_of(
-                    self.models[0], self.objective, self.config, model_at(batch, 0, self.config)
-                )
-                self._passes[shape] = self._recorded(batch, draws)
-        return self._passes[shape]
+                example = model_at(batch, 0, self.config)
+                draws = draws_of(self.models[0], self.objective, self.config, example)
+                self.passes[key] = self._recorded(batch, draws)
+        return self.passes[key]
 
-    def _recorded(
-        self, batch: Batch, draws: list[Draw]
-    ) -> tuple[Callable[..., list[Tensor]], list[Draw], list[bool]]:
+    def _recorded(self, batch: Batch, draws: list[Draw]) -> Pass:
         from torch.fx.experimental.proxy_tensor import make_fx
         from torch.fx.graph import CodeGen
 
@@ -123,22 +143,23 @@ class Stack:
             # laid out as their weights are: fused optimisers take that for granted
             return [losses, *(g.contiguous() for g in gradients if g is not None)]
 
+        def with_weights(*inputs: Tensor) -> list[Tensor]:
+            count = len(self.weights)
+            weights = [weight.detach().requires_grad_() for weight in inputs[:count]]
+            with torch.enable_grad():
+                return one_pass(*weights, *inputs[count:])
+
+        if not self.records:
+            return Pass(_refusing(with_weights), draws, reached)
         generators = [torch.Generator() for _ in self.models]
         inputs = [part.clone() for part in self._inputs(batch, draws, generators)]
-        for weight in inputs[: len(self.weights)]:
-            weight.requires_grad_()
-        try:
-            recorded = make_fx(one_pass)(*inputs)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever a model does that vmap cannot
-            raise Unstackable(_first_line(error)) from error
+        recorded = _refusing(make_fx(with_weights))(*inputs)
         recorded.graph.set_codegen(CodeGen())  # inputs one by one: unpacking them takes longer
         recorded.recompile()
         forward = recorded.forward
         if self.config.compile == "on":
             forward = torch.compile(forward, dynamic=False)
-        return torch.no_grad()(forward), draws, reached
+        return Pass(torch.no_grad()(forward), draws, reached)
 
     def _gradients(
         self, inputs: list[Tensor], batch: Batch
@@ -168,18 +189,19 @@ class Stack:
         """Raise Unstackable unless every model has the loss, gradient and buffers it has alone.
 
         `seeds` are those of each model's dropout. Compared on a few rows in double precision,
-        where nothing but a mistake differs, and on the batch as it will be trained on.
+        where nothing but a mistake differs, and on the batch as it will be trained on, which
+        leaves its traces in gradients and buffers: for a stack of copies.
         """
         config, few = self.config, [part[:, :_FEW_ROWS] for part in leaves(batch)]
         doubled = [copy.deepcopy(model).double() for model in self.models]
-        exact = Stack(doubled, self.objective, _in_single(config))
+        exact = Stack(doubled, self.objective, _in_single(config), records=False)
         try:
             exact._compare(rebuilt(batch, [_double(part) for part in few]), seeds, "fp64")
         except RuntimeError:  # numbers in the model's code that are of single precision
-            exact = Stack(list(map(copy.deepcopy, self.models)), self.objective, _in_single(config))
+            single = list(map(copy.deepcopy, self.models))
+            exact = Stack(single, self.objective, _in_single(config), records=False)
             exact._compare(rebuilt(batch, few), seeds, "fp32")
-        copied = Stack(list(map(copy.deepcopy, self.models)), self.objective, config)
-        copied._compare(batch, seeds, config.precision)
+        self._compare(batch, seeds, config.precision)
 
     def _compare(self, batch: Batch, seeds: Sequence[int], precision: str) -> None:
         alone = []
@@ -413,6 +435,20 @@ def _remembered(model: nn.Module) -> list[Any]:
         }
         for module in model.modules()
     ]
+
+
+def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Raise Unstackable for whatever a model does that vmap cannot."""
+
+    def refusing(*inputs: Tensor) -> Any:
+        try:
+            return function(*inputs)
+        except (Unstackable, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # vmap, autograd and a model's own code fail in many ways
+            raise Unstackable(_first_line(error)) from error
+
+    return refusing
 
 
 def _first_line(error: Exception) -> str:

@@ -210,7 +210,7 @@ def test_out_of_memory_halves_the_cohort_and_goes_on(
 
     expected, _ = fitted(tmp_path / "solo", count=5, engine="solo")
     with monkeypatch.context() as patch:  # it is in training that memory ends
-        patch.setattr(engine, "_decided_on", lambda plans, config: [
+        patch.setattr(engine, "_decided_on", lambda plans, passes: [
             engine.Choice("stacked", tuple(plan.name for plan in plans), "asked")])  # fmt: skip
         patch.setattr(Stack, "backward", full)
         made, choices = fitted(tmp_path / "halved", count=5, engine="stacked")
