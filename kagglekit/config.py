@@ -75,7 +75,7 @@ class NetworkConfig(Config):
     channels_last: bool = knob(True, "keep images channels-last in memory")
     compile: Literal["auto", "on", "off"] = knob("auto", "torch.compile; auto = when it pays")
     engine: Literal["auto", "stacked", "solo"] = knob(
-        "solo",
+        "auto",
         "train members together (stacked) or one by one (solo); auto = as a short trial says",
         hashed=False,
     )

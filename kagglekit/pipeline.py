@@ -351,6 +351,7 @@ def _manifest(job: Job) -> dict[str, Any]:
         "config": asdict(job.config),
         "seeds": [],
         "members": [],
+        "failed": {},
         "rows": job.request.rows,
         "folds_wanted": len(job.folds),
         "needs": {name: other.run.name for name, other in job.needed.items()},
@@ -433,9 +434,10 @@ class _Fitting:
         """Let a fitted member answer, unless it has done so."""
         if key in self.answered:
             return
-        score = _answer(self.job, key, member)
-        self.answered.add(key)
-        self.progress.finish(key.name, score, self.clock())
+        with stage("start"):  # out of the training that this may interrupt
+            score = _answer(self.job, key, member)
+            self.answered.add(key)
+            self.progress.finish(key.name, score, self.clock())
 
     def clock(self) -> float:
         """Add the seconds since the last call to the run's, and give them."""
@@ -565,6 +567,7 @@ def _conclude(job: Job) -> None:
     _note(
         job,
         finished=runs.now(),
+        failed={},  # of an earlier session
         seeds=sorted({key.seed for key in members}),
         members=[key.name for key in members],
         submission=str(job.csv.resolve()),
