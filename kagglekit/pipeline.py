@@ -383,15 +383,17 @@ def _fit(job: Job, waiting: Sequence[Key], progress: Progress) -> None:
     A member whose numbers burst stops alone: DivergedError is raised when the others are finished.
     """
     progress.start([key.name for key in waiting], getattr(job.config, "epochs", 0))
-    fitting = _Fitting(job, progress)
+    fitting = _Fitting(job, progress, len(waiting))
     members = {key: fitting.member(key) for key in waiting}
     try:
-        with stage("train"):
+        with fitting.training:
+            fitting.training.enter_context(stage("train"))
             failed = _failed(job, list(members.values()))
         for key in waiting:  # of a recipe that did not say when they were done
             if key.name not in failed and key not in fitting.answered:
                 fitting.answer(key, members[key])
     finally:  # also of a session that is interrupted
+        fitting.training.close()
         fitting.clock()
     _note(job, failed=failed)
     if failed:
@@ -420,9 +422,10 @@ def _failed(job: Job, members: Sequence[Member]) -> dict[str, str]:
 class _Fitting:
     """The members of a run as they are fitted: each is answered once it is done."""
 
-    def __init__(self, job: Job, progress: Progress) -> None:
-        self.job, self.progress = job, progress
+    def __init__(self, job: Job, progress: Progress, count: int) -> None:
+        self.job, self.progress, self.count = job, progress, count
         self.answered: set[Key] = set()
+        self.training = contextlib.ExitStack()  # the stage, which answering interrupts
         self.last = time.monotonic()
 
     def member(self, key: Key) -> Member:
@@ -434,10 +437,12 @@ class _Fitting:
         """Let a fitted member answer, unless it has done so."""
         if key in self.answered:
             return
-        with stage("start"):  # out of the training that this may interrupt
-            score = _answer(self.job, key, member)
-            self.answered.add(key)
-            self.progress.finish(key.name, score, self.clock())
+        self.training.close()
+        score = _answer(self.job, key, member)
+        self.answered.add(key)
+        self.progress.finish(key.name, score, self.clock())
+        if len(self.answered) < self.count:
+            self.training.enter_context(stage("train"))
 
     def clock(self) -> float:
         """Add the seconds since the last call to the run's, and give them."""

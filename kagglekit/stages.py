@@ -13,8 +13,8 @@ _current: list[str] = ["start"]
 
 
 @contextmanager
-def stage(name: Stage | Literal["start"]) -> Iterator[None]:
-    """Be in the stage `name`, and afterwards again in the one before; `start` is between two.
+def stage(name: Stage) -> Iterator[None]:
+    """Be in the stage `name`, and afterwards again in the one before.
 
     Each change appends a line to the file, or pipe, that `$KAGGLEKIT_STAGES` names. Without that
     variable nothing is told, and nothing is ever read back: no answer depends on it.
