@@ -539,8 +539,12 @@ def _wanted(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     return [
         info
         for info in archive.infolist()
-        if not info.is_dir() and all(map(_visible, _parts(info)))
+        if not _is_folder(info) and all(map(_visible, _parts(info)))
     ]
+
+
+def _is_folder(info: zipfile.ZipInfo) -> bool:
+    return info.filename.endswith("/")  # `ZipInfo.is_dir` fails on no name at all
 
 
 def _parts(info: zipfile.ZipInfo) -> list[str]:
@@ -549,6 +553,7 @@ def _parts(info: zipfile.ZipInfo) -> list[str]:
 
 @contextmanager
 def _archive(path: Path, label: str) -> Iterator[zipfile.ZipFile]:
+    """A zip whose entries all have harmless names and kinds, or UserError."""
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
@@ -556,14 +561,14 @@ def _archive(path: Path, label: str) -> Iterator[zipfile.ZipFile]:
             f"{label} is no whole zip ({error}): download it again, or remove it"
         ) from error
     with archive:
+        for info in archive.infolist():
+            _refuse_unsafe(info, label)
         yield archive
 
 
 def _extract(source: _Archive, target: Path, budget: _Budget) -> None:
     """Unpack one zip; nothing is written before all of its entries are found harmless."""
     with _archive(source.path, source.label) as archive:
-        for info in archive.infolist():
-            _refuse_unsafe(info, source.label)
         _refuse_huge(archive, source, target, budget)
         for info in _wanted(archive):
             _extract_entry(archive, info, source)
@@ -575,7 +580,9 @@ def _refuse_unsafe(info: zipfile.ZipInfo, label: str) -> None:
     fault = None
     if any(map(_escapes, names)):
         fault = "leads out of the folder"
-    elif any("\\" in name or "\0" in name for name in names) or not (info.is_dir() or _parts(info)):
+    elif any("\\" in name or "\0" in name for name in names) or not (
+        _is_folder(info) or _parts(info)
+    ):
         fault = "has a name that is no path"
     elif info.filename.count("/") > _DEEP:
         fault = f"lies more than {_DEEP} folders deep"
@@ -714,8 +721,10 @@ def _save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
 def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
     import numpy as np
 
-    arrays = {}
-    for name, digest in read_json(folder / "digests.json").items():
+    arrays, digests = {}, read_json(folder / "digests.json")
+    if set(digests) != {path.stem for path in folder.glob("*.npy")}:
+        raise UserError("digests.json was altered")
+    for name, digest in digests.items():
         arrays[name] = np.load(folder / f"{name}.npy", allow_pickle=False)
         if _array_digest(arrays[name]) != digest:
             raise UserError(f"{name}.npy was altered")

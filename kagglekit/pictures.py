@@ -97,12 +97,12 @@ def _read_columns(folder: Path) -> Data:
 
 
 def _squares(table: pd.DataFrame, pixels: list[str], side: int, name: str) -> np.ndarray:
-    values = table[pixels].to_numpy()
+    values = table[pixels].to_numpy(np.float64)  # a cell of many digits makes a column of objects
     wrong = (values < 0) | (values > 255) | (values != np.round(values))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise UserError(
-            f"{name}, row {row + 1}, column {pixels[column]}: {values[row, column]} is no pixel "
+            f"{name}, row {row + 1}, column {pixels[column]}: {values[row, column]:g} is no pixel "
             "value, a whole number from 0 to 255"
         )
     return values.astype(np.uint8).reshape(-1, 1, side, side)

@@ -161,8 +161,9 @@ class Run:
         """The members whose answers the run's scores and submission are made of, in order."""
         if not (self.folder / "run.json").exists():
             return []
+        names = self.manifest()["members"]
         try:
-            return [Key.parse(name) for name in self.manifest()["members"]]
+            return [Key.parse(name) for name in names]
         except UserError as error:
             raise UserError(
                 f"{self.folder / 'run.json'}: {error}: restore a copy, or train --fresh"

@@ -44,27 +44,27 @@ class Submission:
     formulas: bool = False
 
     def screen(self, data: Data) -> None:
-        """Refuse a column, an id or a class that a spreadsheet would execute as a formula.
+        """Refuse a column, an id or a class that a reader would misread or a spreadsheet execute.
 
-        Kaggle joins by the exact text, so none is altered; `formulas=True` lets them through where
-        they are known to be harmless. Raises UserError with the first row at fault.
+        Kaggle joins by the exact text, so none is altered; `formulas=True` lets formulas through
+        where they are known to be harmless. Raises UserError with the first row at fault.
         """
-        if self.formulas:
-            return
-        texts = {
-            "a column": pd.Series(list(map(str, data.sample.columns))),
-            f"column {data.id!r}": data.sample[data.id],
-            "a class": pd.Series(list(data.classes), dtype=str),
-        }
-        for what, cells in texts.items():
-            executed = tables.formulas(cells)
-            if executed.any():
-                row = int(executed.argmax())
-                place = f"row {row + 1}, {what}" if what.startswith("column") else what
-                raise UserError(
-                    f"the sample submission, {place}: a spreadsheet would execute"
-                    f" {cells.iloc[row]!r}; if it is harmless, say submission.{self.kind}("
-                    "formulas=True) in the competition's code, else take it out of the download"
+        for what, cells in (
+            ("a column", pd.Series(list(map(str, data.sample.columns)))),
+            (f"column {data.id!r}", data.sample[data.id].astype(str).reset_index(drop=True)),
+            ("a class", pd.Series(list(data.classes), dtype=str)),
+        ):
+            _refuse_cells(
+                cells[cells.str.contains("\r").to_numpy(bool)],
+                f"{what}: a carriage return ends a row in the middle of",
+                "take it out of the download",
+            )
+            if not self.formulas:
+                _refuse_cells(
+                    cells[tables.formulas(cells)],
+                    f"{what}: a spreadsheet would execute",
+                    "take it out of the download, or where it is harmless say submission."
+                    f"{self.kind}(formulas=True) in the competition's code",
                 )
 
     def write(self, data: Data, decided: np.ndarray, path: Path) -> Path:
@@ -335,6 +335,12 @@ def _refuse(ids: Sequence[str] | np.ndarray | pd.Series, fault: str, remedy: str
     if names:
         count = "1 id" if len(names) == 1 else f"{len(names)} ids"
         raise UserError(f"{fault} {count}: {tables.some(names)}; {remedy}")
+
+
+def _refuse_cells(cells: pd.Series, fault: str, remedy: str) -> None:
+    if len(cells):
+        row = f"row {cells.index[0] + 1}, " if cells.name else ""  # columns and classes have none
+        raise UserError(f"the sample submission, {row}{fault} {cells.iloc[0]!r}: {remedy}")
 
 
 def _table(values: np.ndarray) -> np.ndarray:

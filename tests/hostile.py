@@ -335,24 +335,29 @@ def of_json(draw: st.DrawFn, value: Any) -> bytes:
     for _ in range(draw(st.integers(1, 3))):
         holder = _holder(draw, value)
         if not holder:
-            value = draw(st.sampled_from(VALUES))
+            value = hostile_value(draw)
             continue
         keys = sorted(holder) if isinstance(holder, dict) else range(len(holder))
         key: Any = draw(st.sampled_from(list(keys)))
         match draw(st.sampled_from(["set"] * 6 + ["lose", "rename", "add"])):
             case "set":
-                holder[key] = copy.deepcopy(draw(st.sampled_from(VALUES)))
+                holder[key] = hostile_value(draw)
             case "lose":
                 del holder[key]
             case "rename" if isinstance(holder, dict):
                 holder[draw(st.sampled_from(["", "x", f"{key}s", "\ud800"]))] = holder.pop(key)
             case _ if isinstance(holder, dict):
-                holder["more"] = draw(st.sampled_from(VALUES))
+                holder["more"] = hostile_value(draw)
             case _:
-                holder.append(draw(st.sampled_from(VALUES)))
+                holder.append(hostile_value(draw))
     text = json.dumps(value, indent=draw(st.sampled_from([2, None])))
     text = text.replace(f'"{_HUGE}"', "9" * 400).replace(f'"{_DEEP}"', "[" * 9999 + "]" * 9999)
     return text.encode(draw(st.sampled_from(["utf-8"] * 8 + ["utf-16", "utf-8-sig"])))
+
+
+def hostile_value(draw: st.DrawFn) -> Any:
+    """A JSON value that nobody expects; its own copy, as it may be mutated in turn."""
+    return copy.deepcopy(draw(st.sampled_from(VALUES)))
 
 
 def _holder(draw: st.DrawFn, value: Any) -> Any:

@@ -132,3 +132,9 @@ def test_the_history_is_one_line_an_epoch(tmp_path: Path) -> None:
 
 def test_versions_name_what_computes() -> None:
     assert {"python", "torch", "numpy"} <= set(run.versions())
+
+
+@pytest.mark.parametrize("name", ["fold0", "fold-1-seed0", "fold0-seed", "fold٣-seed0", "x-seed0"])
+def test_a_member_s_name_that_none_has_is_an_error(name: str) -> None:
+    with pytest.raises(UserError, match="no member"):
+        Key.parse(name)
