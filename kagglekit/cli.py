@@ -106,7 +106,9 @@ def _how_to_go_on(typed: Sequence[str]) -> str:
 
 
 def _complain(sentence: str, code: int) -> int:
-    print(f"kagglekit: {sentence}", file=sys.stderr)
+    # a file's own words may be in it, and no control character of theirs may reach the terminal
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in sentence)
+    print(f"kagglekit: {shown}", file=sys.stderr)
     return code
 
 

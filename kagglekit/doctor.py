@@ -584,7 +584,7 @@ def _text(path: Path) -> str | None:
 def _object(path: Path) -> Mapping[str, Any] | None:
     try:
         value = json.loads(_text(path) or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import files
+from . import files, tables
 from .config import Config
 from .data import Data, Rows
 from .errors import UserError
@@ -272,7 +272,11 @@ def fingerprint(folds: Iterable[Fold]) -> str:
 def save(folds: Sequence[Fold], ids: Sequence[str] | np.ndarray, path: Path) -> None:
     """Write `folds` as CSV `id,row,fold0,…`: for each of `ids`, (train rows,), in order, what each
     fold does with the row: train, valid, or nothing where it is left out.
+
+    Folds go by `row`; an id that a spreadsheet would execute is written after an apostrophe.
     """
+    names = pd.Series(ids, dtype=str)
+    names = names.where(~tables.formulas(names), "'" + names)
     columns = []
     for train, valid in folds:
         role = np.full(len(ids), "", dtype=object)
@@ -281,7 +285,7 @@ def save(folds: Sequence[Fold], ids: Sequence[str] | np.ndarray, path: Path) -> 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "row", *(f"fold{number}" for number in range(len(folds)))])
-    writer.writerows(zip(ids, range(len(ids)), *columns, strict=True))
+    writer.writerows(zip(names, range(len(ids)), *columns, strict=True))
     files.write_bytes(path, text.getvalue().encode())
 
 

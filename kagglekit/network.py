@@ -30,6 +30,7 @@ from .views import View, average, original
 
 C = TypeVar("C", bound=NetworkConfig)
 
+_MOST_NUMBERS = 1 << 28  # inputs of a row times its outputs; no data set has such rows
 _FEW_STEPS = 400  # below so many steps compiling takes longer than it saves
 
 _REUSES_WEIGHTS = (
@@ -93,9 +94,7 @@ class Network(Generic[C]):
         self, folder: Path, config: C, before: Mapping[str, Predictor]
     ) -> NetworkPredictor[C]:
         """The predictor of a trained member."""
-        saved = files.read_json(folder / "task.json")
-        task = Task(tuple(saved["inputs"]), saved["outputs"])
-        model = self.model(config, task)
+        model = self.model(config, _read_task(folder / "task.json"))
         weights = _read_weights(folder / "weights.safetensors")
         try:
             model.load_state_dict(weights, assign=True)  # in the precision they were trained in
@@ -233,6 +232,21 @@ class NetworkPredictor(Generic[C]):
 
 def _checkpoint(member: Member) -> Path:
     return member.folder / "checkpoint.bin"
+
+
+def _read_task(path: Path) -> Task:
+    """The task that `_fit` wrote; UserError for sizes that no row has, before they cost memory."""
+    saved = files.read_json(path)
+    sizes = (
+        [saved.get("outputs"), *_listed(saved.get("inputs"))] if isinstance(saved, dict) else [0]
+    )
+    if any(type(size) is not int or size < 1 for size in sizes) or math.prod(sizes) > _MOST_NUMBERS:
+        raise UserError(f"{path} is damaged: delete its folder and train again, or restore a copy")
+    return Task(tuple(sizes[1:]), sizes[0])
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:

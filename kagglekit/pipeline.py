@@ -514,7 +514,7 @@ def _conclude(job: Job) -> None:
     """Score what the members answered, write the submission, and note the run as finished."""
     competition, data, folder = job.problem.competition, job.data, job.run.folder
     _note(job, finished=None)  # until all files are of the same members again
-    members = {key: job.run.answers(key) for key in job.keys}
+    members = {key: _answered(job, key) for key in job.keys}
     oof = _out_of_fold(job)
     test = _test_answers(job, members)
     files.write_array(folder / "oof.npy", oof.answers)
@@ -539,6 +539,18 @@ def _conclude(job: Job) -> None:
     )
 
 
+def _answered(job: Job, key: Key) -> Answers:
+    """What a member answered to the rows of this job, and to no others."""
+    answers = job.run.answers(key)
+    same = np.array_equal(answers.valid_rows, job.rows(key)[1])
+    if not same or len(answers.test) != len(job.data.test) or answers.test.ndim != 2:
+        raise UserError(
+            f"{job.run.member(key) / 'answers.npz'} answers other rows than this run has: delete"
+            " it, and train again"
+        )
+    return answers
+
+
 def _concluded(job: Job) -> bool:
     """Whether scores and submission are of exactly the members wanted."""
     left = [job.run.folder / name for name in ("oof.npy", "covered.npy", "test.npy", "scores.json")]
@@ -548,7 +560,7 @@ def _concluded(job: Job) -> bool:
 
 
 def _out_of_fold(job: Job) -> scoring.OutOfFold:
-    members = {key: job.run.answers(key) for key in job.fold_keys}
+    members = {key: _answered(job, key) for key in job.fold_keys}
     by_fold = scoring.by_fold(members, job.problem.competition.combine)
     return scoring.out_of_fold(by_fold, len(job.data.train))
 
@@ -633,9 +645,7 @@ def predict(
     progress.say(source.describe())
     data = _as_trained(problem.load(competition, source.folder), fitted, source.folder)
     answers = predictor(data.split(np.arange(len(data.test)), "test"))
-    learned = {part: files.read_array(run.folder / f"{part}.npy") for part in _LEARNED_FROM}
-    covered = learned["covered"]
-    decision = competition.decision(learned["target"][covered], learned["oof"][covered])
+    decision = competition.decision(*_decided_on(run))
     fingerprint = files.fingerprint(source.folder, folders.cache())
     path = out or folders.submissions() / name / f"{run.name}@{fingerprint[:8]}.csv"
     competition.submission.write(data, decision(answers), path)
@@ -646,6 +656,18 @@ def predict(
         "rows": len(data.test),
         "submission": str(path),
     }
+
+
+def _decided_on(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Targets and OOF answers of the rows that the run's decision is fitted on."""
+    target, oof, covered = (files.read_array(run.folder / f"{part}.npy") for part in _LEARNED_FROM)
+    sound = covered.dtype == bool and covered.ndim == 1 and oof.ndim >= 1 and target.ndim >= 1
+    if not sound or not len(target) == len(oof) == len(covered):
+        raise UserError(
+            f"{', '.join(_LEARNED_FROM)} in {run.folder} are not of the same rows: restore copies,"
+            " or train it again"
+        )
+    return target[covered], oof[covered]
 
 
 def _as_trained(data: Data, fitted: Fitted, folder: Path) -> Data:

@@ -48,6 +48,7 @@ def load(competition: Competition, folder: Path) -> Data:
         raise UserError(f"{folder}: {len(data.train)} training rows but {len(data.target)} targets")
     if not len(data.test):
         raise UserError(f"{folder}: the test set is empty: download it again")
+    competition.submission.screen(data)  # before hours of training, not after them
     return data
 
 

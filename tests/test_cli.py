@@ -442,3 +442,10 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     )  # fmt: skip
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_control_characters_of_a_file_never_reach_the_terminal(capsys):
+    assert main(["train", "toy", "line", "\x1b[2J\u202eseed=1"]) == 2
+    told = capsys.readouterr().err
+    assert "\x1b" not in told
+    assert "\u202e" not in told

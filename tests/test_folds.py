@@ -502,3 +502,12 @@ def test_a_fingerprint_tells_all_folds_apart():
     assert len(set(prints)) == len(lists)
     assert all(len(text) == 16 and int(text, 16) >= 0 for text in prints)
     assert folding.fingerprint([(rows[:2].astype(np.int32), rows[2:])]) == prints[0]
+
+
+def test_an_id_that_a_spreadsheet_would_execute_is_saved_after_an_apostrophe(tmp_path):
+    fold = (np.array([0, 1]), np.array([2]))
+    folding.save([fold], ["=1+1", "-2", "-x"], tmp_path / "folds.csv")
+    lines = (tmp_path / "folds.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["id", "'=1+1", "-2", "'-x"]
+    (loaded,) = folding.load(tmp_path / "folds.csv")
+    assert all(map(np.array_equal, loaded, fold))

@@ -97,3 +97,9 @@ def test_tidying_removes_leftovers_and_nothing_that_is_needed(tmp_path: Path) ->
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
     unfinished = {f"fold1-seed0/{file}" for file in run.ASKED.values()}
     assert left == {"fold0-seed0/answers.npz", *unfinished}
+
+
+@pytest.mark.parametrize("name", ["fold0", "fold-1-seed0", "fold0-seed", "fold٣-seed0", "x-seed0"])
+def test_a_member_s_name_that_none_has_is_an_error(name: str) -> None:
+    with pytest.raises(UserError, match="no member"):
+        Key.parse(name)
