@@ -8,11 +8,12 @@ PYTHON ?= python3
 COMPETITIONS := $(patsubst competitions/%/__init__.py,%,$(wildcard competitions/*/__init__.py))
 TARGETS := $(subst _,-,$(COMPETITIONS))
 
-.PHONY: help setup test check format list doctor leaderboard clean $(TARGETS)
+.PHONY: help setup test check format audit list doctor leaderboard clean $(TARGETS)
 
 help:  ## this list
 	@echo "make setup          .venv with everything; all other targets do it when needed"
 	@echo "make test           the tests;  make check  format, lint, types, tests"
+	@echo "make audit          known vulnerabilities of the pinned packages"
 	@echo "make NAME           train, score and write the submission of: $(TARGETS)"
 	@echo "make list doctor leaderboard"
 
@@ -40,6 +41,11 @@ check: setup
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# strict: a pin that could not be looked up is no pin without vulnerabilities
+audit: setup  ## known vulnerabilities of the pins
+	@UV=$$(command -v uv || echo $(VENV)-uv/bin/uv); \
+	"$$UV" tool run pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 list doctor leaderboard: setup
 	$(BIN)/kagglekit $@

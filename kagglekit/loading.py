@@ -88,8 +88,8 @@ class Loader:
             generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
         )
-        # not self, which keeps what is returned here: in a cycle, the workers' pipes could be closed
-        # before the workers were told to end
+        # not self, which keeps what is returned here: of a cycle, the workers' pipes could be
+        # closed before the workers were told to end
         plain = replace(self)
 
         def epoch_of_batches(epoch: int) -> Iterator[Batch]:
