@@ -10,13 +10,14 @@ TARGETS := $(subst _,-,$(COMPETITIONS))
 
 FUZZ ?= 700  # inputs a parser
 
-.PHONY: help setup test fuzz check certify format list doctor leaderboard clean $(TARGETS)
+.PHONY: help setup test fuzz check certify audit format list doctor leaderboard clean $(TARGETS)
 
 help:  ## this list
 	@echo "make setup          .venv with everything; all other targets do it when needed"
 	@echo "make test           the tests;  make check  format, lint, types, tests"
 	@echo "make certify        kill short runs again and again: do they end with the same bytes?"
 	@echo "make fuzz           hostile inputs for every parser, and the branches that they take"
+	@echo "make audit          known vulnerabilities of the pinned packages"
 	@echo "make NAME           train, score and write the submission of: $(TARGETS)"
 	@echo "make list doctor leaderboard"
 
@@ -65,6 +66,11 @@ certify: setup
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# strict: a pin that could not be looked up is no pin without vulnerabilities
+audit: setup  ## known vulnerabilities of the pins
+	@UV=$$(command -v uv || echo $(VENV)-uv/bin/uv); \
+	"$$UV" tool run pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 list doctor leaderboard: setup
 	$(BIN)/kagglekit $@

@@ -41,6 +41,9 @@ _CAUSES = {
     errno.EPERM: f"the system does not permit using {{path}}: change its permissions, or {_MOVE}",
     errno.EROFS: f"{{path}} is on a read-only file system: {_MOVE}",
     errno.EFBIG: "{path} grew larger than the system allows: raise the limit (`ulimit -f`)",
+    errno.EMFILE: "too many open files at {path}: raise the limit (`ulimit -n`), or lower workers",
+    errno.EIO: "{path} cannot be read or written: its disk or network drive fails; check it",
+    errno.ESTALE: "{path} is on a network drive that went away: connect it again",
     errno.ENOTDIR: "{path} needs a folder where there is a file: rename that file",
     errno.EEXIST: "{path} should be a folder but is a file: rename that file",
     errno.EISDIR: "{path} should be a file but is a folder: rename that folder",
@@ -107,6 +110,19 @@ def write_json(path: Path, value: Any) -> None:
     NaN and infinities, which JSON has no words for, raise ValueError.
     """
     write_text(path, json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file, whole or not at all; a full disk raises UserError."""
+    content = f"{line}\n".encode()
+    with explained(path), path.open("ab", buffering=0) as handle:
+        size, written = handle.tell(), 0
+        try:
+            while written < len(content):  # a disk that is nearly full takes a part
+                written += handle.write(content[written:])
+        except OSError:
+            handle.truncate(size)
+            raise
 
 
 def read_json(path: Path) -> Any:
@@ -321,7 +337,7 @@ def fingerprint(folder: Path, cache: Path) -> str:
     """16 hex digits that change when a file of `folder` is added, removed, renamed or edited.
 
     Hidden files and `__MACOSX` do not count. The digest of each file is remembered in `cache` by
-    path, size and modification time, so that gigabytes are read once.
+    path, size and times of change, so that gigabytes are read once.
     """
     digests = _digests(folder, visible_files(folder), cache)
     return _key(item for pair in sorted(digests.items()) for item in pair)
@@ -365,13 +381,15 @@ def _digests(folder: Path, files: dict[str, Path], cache: Path) -> dict[str, str
     digests, lasting = {}, dict(known)
     for name, path in files.items():
         status = path.stat()
-        identity = [status.st_size, status.st_mtime_ns]
+        # the last change of the inode too: copying tools put old modification times back
+        identity = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         if known.get(name, [None])[:-1] == identity:
             digests[name] = known[name][-1]
             continue
         digests[name] = file_digest(path)
         lasting.pop(name, None)
-        if now - status.st_mtime_ns > _RACE_SECONDS * 1e9:
+        # a time in the future, where a clock was set back, may come again as well
+        if now - max(status.st_mtime_ns, status.st_ctime_ns) > _RACE_SECONDS * 1e9:
             lasting[name] = [*identity, digests[name]]
     if lasting != known:
         write_json(memory, lasting)
@@ -379,12 +397,12 @@ def _digests(folder: Path, files: dict[str, Path], cache: Path) -> dict[str, str
 
 
 def _recall(memory: Path) -> dict[str, list[Any]]:
-    """The remembered [size, mtime_ns, digest] by name; nothing where the memory is damaged."""
+    """The remembered [size, mtime_ns, ctime_ns, digest] by name; nothing where it is damaged."""
     if not memory.exists():
         return {}
     try:
         saved = read_json(memory)
-        sound = all(len(item) == 3 and isinstance(item[2], str) for item in saved.values())
+        sound = all(len(item) == 4 and isinstance(item[3], str) for item in saved.values())
     except (UserError, AttributeError, TypeError):
         sound = False
     if sound:

@@ -132,7 +132,7 @@ def _opened(path: Path, mode: str) -> Image.Image:
                 image.seek(0)
                 image.load()
                 return _eight_bit(_upright(image), mode)
-    except UserError:
+    except (UserError, MemoryError):  # the image is not to blame for want of memory
         raise
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: download the data again") from None

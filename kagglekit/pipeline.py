@@ -16,7 +16,7 @@ import numpy as np
 
 from . import competition as competitions
 from . import config as configs
-from . import devices, files, folders, leaderboard, locks, problem, scoring, stamps
+from . import devices, faults, files, folders, leaderboard, locks, problem, scoring, stamps
 from . import folds as fold_rules
 from . import run as runs
 from .answering import Fitted
@@ -121,6 +121,7 @@ class Job:
         return folders.submissions() / self.problem.name / f"{self.run.name}.csv"
 
 
+@faults.explained()
 def train(request: Request, progress: Progress) -> dict[str, Any]:
     """Everything from the download to the row on the leaderboard; the summary of the run.
 
@@ -629,6 +630,7 @@ def summary(job: Job) -> dict[str, Any]:
 # --- predict ------------------------------------------------------------------------------------
 
 
+@faults.explained()
 def predict(
     name: str, wanted: str, folder: Path, out: Path | None, progress: Progress
 ) -> dict[str, Any]:

@@ -158,8 +158,7 @@ class Run:
     def note(self, key: Key, epoch: int, figures: Mapping[str, float]) -> None:
         """Append an epoch to the history."""
         line = json.dumps({"member": key.name, "epoch": epoch, **figures})
-        with (self.folder / "history.jsonl").open("a", encoding="utf-8") as history:
-            history.write(line + "\n")
+        files.append_line(self.folder / "history.jsonl", line)
 
     def manifest(self) -> dict[str, Any]:
         """The content of run.json."""

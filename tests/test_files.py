@@ -240,7 +240,7 @@ def test_gigabytes_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     cache, folder = tmp_path / "cache", tmp_path / "data"
     folder.mkdir()
     (folder / "a").write_bytes(b"1")
-    aged(folder / "a")
+    monkeypatch.setattr(files, "_RACE_SECONDS", 0)  # as if the file were older
     first = files.fingerprint(folder, cache)
     read: list[Path] = []
     digest = files.file_digest
@@ -270,12 +270,15 @@ def test_a_file_that_just_changed_is_read_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["", "[1]", '{"a": 3}', '{"a": [1, 2, 3]}', "\x00"])
 def test_a_damaged_memory_is_made_again(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    damage: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cache, folder = tmp_path / "cache", tmp_path / "data"
     folder.mkdir()
     (folder / "a").write_bytes(b"1")
-    aged(folder / "a")
+    monkeypatch.setattr(files, "_RACE_SECONDS", 0)  # as if the file were older
     first = files.fingerprint(folder, cache)
     (memory,) = (cache / "digests").iterdir()
     memory.write_text(damage)
