@@ -213,7 +213,7 @@ def now() -> str:
 
 
 def find(runs: Path, competition: str, wanted: str) -> Run:
-    """The run whose name is, or uniquely begins with, `wanted`.
+    """The run whose name is, or uniquely begins with, `wanted`; earlier states by full name only.
 
     Raises UserError when there is none, or more than one.
     """
@@ -221,7 +221,7 @@ def find(runs: Path, competition: str, wanted: str) -> Run:
     known = sorted(path.name for path in folder.glob("[!.]*/run.json") for path in [path.parent])
     if wanted in known:
         return Run(folder / wanted)
-    matching = [name for name in known if name.startswith(wanted)]
+    matching = [name for name in known if name.startswith(wanted) and ASIDE not in name]
     if len(matching) == 1:
         return Run(folder / matching[0])
     if matching:
