@@ -369,6 +369,7 @@ def _manifest(job: Job) -> dict[str, Any]:
         "stamp": dict(job.stamp.parts),
         "command": job.request.command,
         "seconds": 0.0,
+        "failed": {},
     }
 
 
@@ -550,6 +551,7 @@ def _conclude(job: Job) -> None:
     _note(
         job,
         finished=runs.now(),
+        failed={},  # also where a process was killed before it could say so
         seeds=sorted({key.seed for key in members}),
         members=[key.name for key in members],
         submission=str(job.csv.resolve()),
