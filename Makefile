@@ -8,12 +8,16 @@ PYTHON ?= python3
 COMPETITIONS := $(patsubst competitions/%/__init__.py,%,$(wildcard competitions/*/__init__.py))
 TARGETS := $(subst _,-,$(COMPETITIONS))
 
-.PHONY: help setup test check certify format list doctor leaderboard clean $(TARGETS)
+FUZZ ?= 700  # inputs a parser
+
+.PHONY: help setup test fuzz check certify audit format list doctor leaderboard clean $(TARGETS)
 
 help:  ## this list
 	@echo "make setup          .venv with everything; all other targets do it when needed"
 	@echo "make test           the tests;  make check  format, lint, types, tests"
 	@echo "make certify        kill short runs again and again: do they end with the same bytes?"
+	@echo "make fuzz           hostile inputs for every parser, and the branches that they take"
+	@echo "make audit          known vulnerabilities of the pinned packages"
 	@echo "make NAME           train, score and write the submission of: $(TARGETS)"
 	@echo "make list doctor leaderboard"
 
@@ -32,23 +36,48 @@ $(TARGETS): setup
 test: setup
 	$(BIN)/python -m pytest
 
+# first the fuzz alone, then what the parsers' own tests add
+FUZZED := .coverage-fuzz
+PARSERS := config tables files images pictures submission leaderboard folds run network scoring \
+	answering blend estimator problem pipeline checkpoint
+
+fuzz: setup
+	KAGGLEKIT_FUZZ=$(FUZZ) COVERAGE_FILE=$(FUZZED) $(BIN)/coverage run --branch --source=kagglekit \
+		-m pytest -s tests/test_hostile.py
+	COVERAGE_FILE=$(FUZZED) $(BIN)/coverage json -q -o $(FUZZED).json
+	$(BIN)/python tests/parsers.py $(FUZZED).json
+	COVERAGE_FILE=$(FUZZED) $(BIN)/coverage run --append --branch --source=kagglekit \
+		-m pytest $(PARSERS:%=tests/test_%.py)
+	COVERAGE_FILE=$(FUZZED) $(BIN)/coverage json -q -o $(FUZZED).json
+	@echo "the fuzz and the parsers' own tests together:"
+	$(BIN)/python tests/parsers.py $(FUZZED).json
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+KILLS ?= 20  # of each recipe
+
 certify: setup
-	$(BIN)/kagglekit certify fit_1d neural
-	$(BIN)/kagglekit certify fit_5d gp
-	$(BIN)/kagglekit certify mics_mnist cnn_small
+	$(BIN)/kagglekit certify fit_1d neural --kills $(KILLS)
+	$(BIN)/kagglekit certify fit_1d blend --kills $(KILLS)
+	$(BIN)/kagglekit certify fit_5d gp --kills $(KILLS)
+	$(BIN)/kagglekit certify mics_mnist cnn_small --kills $(KILLS)
+	$(BIN)/kagglekit certify mics_mnist cnn_small data=streamed workers=2 --kills $(KILLS)
 
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# strict: a pin that could not be looked up is no pin without vulnerabilities
+audit: setup  ## known vulnerabilities of the pins
+	@UV=$$(command -v uv || echo $(VENV)-uv/bin/uv); \
+	"$$UV" tool run pip-audit --strict --disable-pip --no-deps -r constraints.txt
+
 list doctor leaderboard: setup
 	$(BIN)/kagglekit $@
 
 clean:  ## caches of tools; runs, data and submissions stay
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist .coverage*

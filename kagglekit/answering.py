@@ -85,8 +85,8 @@ class Fitted:
         return self.recipe.restore(self.run.member(key), self.config, before)
 
     def _sibling(self, name: str) -> Run:
-        folder: Path = self.run.folder.with_name(name)
-        if not folder.exists():
+        folder: Path = self.run.folder.parent / name
+        if Path(name).name != name or not folder.is_dir():
             raise UserError(f"{self.run.name} needs run {name}, whose folder {folder} is gone")
         return Run(folder)
 

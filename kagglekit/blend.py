@@ -42,10 +42,14 @@ class Blend:
 
     def restore(self, folder: Path, config: Config, before: Mapping[str, Predictor]) -> Predictor:
         """The weighted mean of the needed recipes' predictors of the same member."""
-        learned = files.read_arrays(folder / "weights.npz")["weights"]
+        path = folder / "weights.npz"
+        learned = files.read_arrays(path).get("weights", np.zeros(0))
 
         def predict(split: Split) -> np.ndarray:
             answers = [before[name](split) for name in self.needs]
+            shape = (len(self.needs), *answers[0].shape[1:])
+            if learned.shape != shape or learned.dtype.kind != "f":
+                raise UserError(f"{path} holds no {shape} weights: restore a copy, or train again")
             return sum(weight * part for weight, part in zip(learned, answers, strict=True))
 
         return predict

@@ -49,7 +49,10 @@ class BoostedTrees:
         return _packed(bases, forests)
 
     def predict(self, state: State, x: Array) -> Array:
-        """(rows, outputs) for (rows, inputs)."""
+        """(rows, outputs) for (rows, inputs); ValueError for nodes that lead back or nowhere."""
+        own, nodes = np.arange(len(state["left"])), (state["left"], state["right"])
+        if any(((below < own) | (below >= len(own))).any() for below in nodes):
+            raise ValueError("a node of a tree does not lead to a later one")
         answers: Array = np.tile(state["base"], (len(x), 1))
         forests = np.split(state["roots"], np.cumsum(state["trees"])[:-1])
         for output, roots in enumerate(forests):

@@ -164,8 +164,9 @@ def _demand_signals() -> None:
 def command(request: Request) -> list[str]:
     """The `train` command of a short run: what the user says, and `SHORT` where nothing is said.
 
-    A knob is only ever lowered, and what is off stays off; members that can are stacked. Two folds are trained, both of them, so
-    that a fit on all rows has its turn too; `--folds` or a knob `folds` change that.
+    A knob is only ever lowered, and what is off stays off; members that can are stacked. Two folds
+    are trained, both of them, so that a fit on all rows has its turn too; `--folds` or a knob
+    `folds` change that.
     """
     competition = problem.find(request.name)
     name = request.recipe or competitions.default_recipe(competition, devices.has_gpu())

@@ -88,11 +88,16 @@ def _parsed(payload: bytes, path: Path) -> Checkpoint:
     if not isinstance(found, dict) or set(found) != {"stamp", "members"}:
         raise UserError(_foreign(path))
     stamp, members = found["stamp"], found["members"]
-    if not (isinstance(stamp, dict) and isinstance(members, dict)):
-        raise UserError(_foreign(path))
-    if not all(isinstance(state, dict) for state in members.values()):
+    if not (_is_mapping(stamp, str) and _is_mapping(members, dict)):
         raise UserError(_foreign(path))
     return Checkpoint(stamp, members)
+
+
+def _is_mapping(value: Any, kind: type) -> bool:
+    """Whether a value maps text to values of this kind."""
+    return isinstance(value, dict) and all(
+        isinstance(key, str) and isinstance(item, kind) for key, item in value.items()
+    )
 
 
 def _foreign(path: Path) -> str:

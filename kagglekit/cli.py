@@ -18,6 +18,7 @@ from typing import Any
 
 from . import __version__, signals
 from .errors import KagglekitError, UserError
+from .secrecy import hide
 
 Json = dict[str, Any]
 
@@ -79,7 +80,7 @@ def _run(typed: list[str]) -> int:
         _parser().print_help()
         return 0
     options = _parse(typed)
-    options.command = shlex.join(["kagglekit", *typed])
+    options.command = hide(shlex.join(["kagglekit", *typed]))
     if options.competitions:
         os.environ["KAGGLEKIT_COMPETITIONS"] = options.competitions
     # a competition's own prints must not come before the JSON document
@@ -106,7 +107,9 @@ def _how_to_go_on(typed: Sequence[str]) -> str:
 
 
 def _complain(sentence: str, code: int) -> int:
-    print(f"kagglekit: {sentence}", file=sys.stderr)
+    # a file's own words may be in it, and no control character of theirs may reach the terminal
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in hide(sentence))
+    print(f"kagglekit: {shown}", file=sys.stderr)
     return code
 
 
@@ -116,12 +119,15 @@ def _show_bug(error: Exception) -> int:
 
     home = str(competitions().resolve()) + os.sep
     if isinstance(error, SyntaxError) and str(error.filename).startswith(home):
-        traceback.print_exception(error.with_traceback(None), chain=False)
-        return 1
+        return _show(traceback.format_exception(error.with_traceback(None), chain=False))
     trace = error.__traceback__
     while trace is not None and not trace.tb_frame.f_code.co_filename.startswith(home):
         trace = trace.tb_next
-    traceback.print_exception(type(error), error, trace or error.__traceback__)
+    return _show(traceback.format_exception(type(error), error, trace or error.__traceback__))
+
+
+def _show(trace: list[str]) -> int:
+    print(hide("".join(trace)), end="", file=sys.stderr)
     return 1
 
 
@@ -135,11 +141,17 @@ def _parse(typed: list[str]) -> argparse.Namespace:
     many = next((name for name in ("assignments", "runs") if hasattr(options, name)), None)
     if strangers or (rest and many is None):
         raise UserError(
-            f"{(strangers or rest)[0]!r} is not known to `kagglekit {options.verb}`; see --help"
+            f"{_name((strangers or rest)[0])!r} is not known to `kagglekit {options.verb}`; "
+            "see --help"
         )
     if many is not None:
         setattr(options, many, [*getattr(options, many), *rest])
     return options
+
+
+def _name(typed: str) -> str:
+    """What stands before the =, because what stands after it may be a secret."""
+    return typed.partition("=")[0]
 
 
 class _Parser(argparse.ArgumentParser):

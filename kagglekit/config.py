@@ -36,7 +36,9 @@ class Config:
 
     folds: int = knob(5, "folds of the cross-validation", least=2)
     folds_file: str = knob("", "CSV of `id,fold` that replaces the competition's own folds")
-    seed: int = knob(0, "seed of folds, initial weights, row order and augmentation", least=0)
+    seed: int = knob(
+        0, "seed of folds, initial weights, row order and augmentation", least=0, most=2**31 - 1
+    )
     final: Literal["members", "refit"] = knob(
         "members", "test answers: mean over the folds' models, or one more fit on all rows"
     )
@@ -107,6 +109,8 @@ class NetworkConfig(Config):
 
 C = TypeVar("C", bound=Config)
 
+_LARGEST = 2**53  # whole numbers up to here are the same as int, float and JSON
+
 _WORDS = {
     True: {"true", "yes", "on", "1"},
     False: {"false", "no", "off", "0"},
@@ -131,13 +135,18 @@ def override(config: C, assignments: Iterable[str]) -> C:
 
 
 def load(kind: type[C], saved: Mapping[str, Any]) -> C:
-    """A config of `kind` from the JSON that `asdict` gave; unknown keys raise UserError."""
+    """A config of `kind` from the JSON that `asdict` gave.
+
+    Unknown keys, values of another type than the knob's and values out of range raise UserError.
+    """
+    if not isinstance(saved, Mapping):
+        raise UserError(f'knobs are a JSON object, as in {{"epochs": 20}}, and no {_kind(saved)}')
     config = kind()
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
     for key, value in saved.items():
-        _field(config, key)
-        values[key] = tuple(value) if get_origin(hints[key]) is tuple else value
+        item = _field(config, key)
+        values[key] = _in_range(item, _from_json(hints[key], key, value), f"{key}={value}")
     return replace(config, **values)
 
 
@@ -172,13 +181,44 @@ def _field(config: Config, key: str) -> Any:
 def _parse(config: Config, key: str, text: str) -> Any:
     item = _field(config, key)
     kind = get_type_hints(type(config))[key]
-    value = _typed(kind, key, text.strip())
+    return _in_range(item, _typed(kind, key, text.strip()), f"{key}={text}")
+
+
+def _in_range(item: Any, value: Any, shown: str) -> Any:
+    """`value`, whose numbers are in the range of the knob; `shown` is how an error calls it."""
     least, most = item.metadata.get("least"), item.metadata.get("most")
-    if least is not None and value is not None and not value >= least:
-        raise UserError(f"{key}={text} is too small: the least is {least:g}")
-    if most is not None and value is not None and not value <= most:
-        raise UserError(f"{key}={text} is too large: the most is {most:g}")
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, str) or number is None:
+            continue
+        if least is not None and not number >= least:
+            raise UserError(f"{shown} is too small: the least is {least:g}")
+        if most is not None and not number <= most:
+            raise UserError(f"{shown} is too large: the most is {most:.15g}")
     return value
+
+
+def _from_json(kind: Any, key: str, value: Any) -> Any:
+    """The JSON `value` of a knob annotated `kind`, held to the rules of what is typed."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (kind,) = (part for part in arguments if part is not type(None))
+        return _from_json(kind, key, value)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_from_json(arguments[0], key, part) for part in value)
+    wanted = str if origin is Literal else kind
+    whole = wanted is float and type(value) is int  # JSON writes 1.0 as it likes
+    if type(value) is not wanted and not whole:
+        name = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+        raise UserError(f"{key} wants {name.get(wanted, 'a list')}, and is {_kind(value)}")
+    return value if wanted is str and origin is not Literal else _typed(kind, key, str(value))
+
+
+def _kind(value: Any) -> str:
+    """How an error calls the type of a JSON value."""
+    names = {dict: "object", list: "list", str: "text", bool: "truth value", type(None): "null"}
+    return names.get(type(value), "number")
 
 
 def _typed(kind: Any, key: str, text: str) -> Any:
@@ -214,4 +254,6 @@ def _scalar(kind: type, key: str, text: str) -> Any:
         raise UserError(f"{key}={text} wants {example.get(kind, kind.__name__)}") from None
     if kind is float and not abs(value) < float("inf"):
         raise UserError(f"{key}={text} wants a finite number")
+    if kind is int and abs(value) > _LARGEST:
+        raise UserError(f"{key}={text} is too large: no knob takes more than {_LARGEST}")
     return value

@@ -41,7 +41,9 @@ DEPENDENCIES = (
     "scipy",
     "timm",
     "albumentations",
+    "filelock",
     "safetensors",
+    "threadpoolctl",
     "psutil",
     "rich",
     "kaggle",
@@ -584,7 +586,7 @@ def _text(path: Path) -> str | None:
 def _object(path: Path) -> Mapping[str, Any] | None:
     try:
         value = json.loads(_text(path) or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -12,8 +12,12 @@ import numpy as np
 from . import files
 from .config import C
 from .data import Split
+from .errors import UserError
 from .randomness import derive
 from .recipe import Member, Predictor, one_by_one
+
+# what this process has fitted: where that does not answer, it is the learner's fault, no file's
+_learned_here: set[Path] = set()
 
 
 class Learner(Protocol):
@@ -50,13 +54,23 @@ class Estimator(Generic[C]):
         seed = derive(member.seed, member.name) % 2**32
         learned = self.learner(config).fit(member.train.inputs, target, seed)
         files.write_arrays(member.folder / "learned.npz", **learned)
+        _learned_here.add((member.folder / "learned.npz").resolve())
 
     def restore(self, folder: Path, config: C, before: Mapping[str, Predictor]) -> Predictor:
-        """The predictor of a fitted member."""
-        learned = files.read_arrays(folder / "learned.npz")
+        """The predictor of a fitted member; UserError where its arrays are not the learner's."""
+        path = folder / "learned.npz"
+        learned = files.read_arrays(path)
         learner = self.learner(config)
 
         def predict(split: Split) -> np.ndarray:
-            return learner.predict(learned, split.inputs)
+            try:
+                return learner.predict(learned, split.inputs)
+            except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+                if path.resolve() in _learned_here:
+                    raise
+                raise UserError(
+                    f"{path} is not what this recipe learns ({type(error).__name__}: {error}):"
+                    " restore a copy, or train it again"
+                ) from error
 
         return predict

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from . import locks
 from .errors import UserError
@@ -40,6 +41,9 @@ _CAUSES = {
     errno.EPERM: f"the system does not permit using {{path}}: change its permissions, or {_MOVE}",
     errno.EROFS: f"{{path}} is on a read-only file system: {_MOVE}",
     errno.EFBIG: "{path} grew larger than the system allows: raise the limit (`ulimit -f`)",
+    errno.EMFILE: "too many open files at {path}: raise the limit (`ulimit -n`), or lower workers",
+    errno.EIO: "{path} cannot be read or written: its disk or network drive fails; check it",
+    errno.ESTALE: "{path} is on a network drive that went away: connect it again",
     errno.ENOTDIR: "{path} needs a folder where there is a file: rename that file",
     errno.EEXIST: "{path} should be a folder but is a file: rename that file",
     errno.EISDIR: "{path} should be a file but is a folder: rename that folder",
@@ -51,6 +55,7 @@ _RACE_SECONDS = 2  # a file changed this lately may change again without a new t
 _NESTED = 3  # a zip in a zip in a zip is opened; deeper ones stay as they are
 _BOMB_BYTES = 1 << 30  # real data may compress very well, but not so well and be so large
 _BOMB_RATIO = 500
+_DEEP = 100  # folders in folders; a path may be longer than Python's stack is deep
 _CHUNK = 1 << 20
 
 
@@ -107,12 +112,42 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file, whole or not at all; a full disk raises UserError."""
+    content = f"{line}\n".encode()
+    with explained(path), path.open("ab", buffering=0) as handle:
+        size, written = handle.tell(), 0
+        try:
+            while written < len(content):  # a disk that is nearly full takes a part
+                written += handle.write(content[written:])
+        except OSError:
+            handle.truncate(size)
+            raise
+
+
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote; a missing or damaged file raises UserError."""
+    """What `write_json` wrote; a missing or damaged file raises UserError.
+
+    Nor does it take what that never writes: NaN, infinities, halves of surrogate pairs, and lists
+    in lists deeper than Python's stack.
+    """
+    content = _read(path)
     try:
-        return json.loads(_read(path))
+        value = json.loads(content, parse_float=_finite, parse_constant=_finite)
+        if b"\\u" in content:  # half a pair fits neither a file, nor a terminal, nor a database
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise UserError(f"{path} is nested too deep: delete it, or restore a copy") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): delete it, or restore a copy") from error
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not abs(value) < float("inf"):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -138,19 +173,17 @@ def write_arrays(path: Path, /, **arrays: np.ndarray) -> None:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an npz by name; a missing, truncated or corrupt file raises UserError.
 
-    Pickles are never loaded.
+    Pickles are never loaded, and the arrays take no more memory than the file has bytes: one that
+    is compressed, which `write_arrays` does not write, is refused where it would.
     """
-    from io import BytesIO
-
-    import numpy as np
-
     arrays = {}
     try:
         with _opened(path) as handle, zipfile.ZipFile(handle) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it unpacks to more than its size")
             for name in archive.namelist():
-                content = BytesIO(archive.read(name))  # all of it, so that the CRC is checked
-                array = np.lib.format.read_array(content, allow_pickle=False)
-                arrays[name.removesuffix(".npy")] = array
+                # all of it is read, so that the CRC is checked
+                arrays[name.removesuffix(".npy")] = _parsed_npy(archive.read(name))
     except UserError:
         raise
     except Exception as error:  # flipped bytes make zipfile and numpy fail in a dozen ways
@@ -160,13 +193,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def read_array(path: Path) -> np.ndarray:
     """The array of an npy; a missing or damaged file raises UserError. Pickles are never loaded."""
-    from io import BytesIO
-
-    import numpy as np
-
+    content = _read(path)
     try:
-        return np.lib.format.read_array(BytesIO(_read(path)), allow_pickle=False)
-    except ValueError as error:
+        return _parsed_npy(content)
+    except Exception as error:  # headers are Python literals, which fail in a dozen ways
         raise UserError(f"{path} is damaged ({error}): delete it, or restore a copy") from error
 
 
@@ -174,6 +204,28 @@ def file_digest(path: Path) -> str:
     """Digest of a file's content: blake2b of 16 bytes, as 32 hex digits."""
     with _opened(path) as handle:
         return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _parsed_npy(content: bytes) -> np.ndarray:
+    """The array of an npy's bytes, which are as many as its header says."""
+    from io import BytesIO
+
+    import numpy as np
+
+    stream = BytesIO(content)
+    headers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    shape, by_column, kind = headers[np.lib.format.read_magic(stream)](stream)
+    if kind.hasobject:
+        raise ValueError("it holds objects, as pickles do")
+    data = memoryview(content)[stream.tell() :]
+    size = math.prod(shape) * kind.itemsize
+    if len(data) != size or not kind.itemsize or min(shape, default=0) < 0:
+        raise ValueError("its header does not fit its size")
+    order: Literal["F", "C"] = "F" if by_column else "C"
+    return np.ndarray(shape, kind, bytearray(data), order=order)
 
 
 @contextmanager
@@ -285,7 +337,7 @@ def fingerprint(folder: Path, cache: Path) -> str:
     """16 hex digits that change when a file of `folder` is added, removed, renamed or edited.
 
     Hidden files and `__MACOSX` do not count. The digest of each file is remembered in `cache` by
-    path, size and modification time, so that gigabytes are read once.
+    path, size and times of change, so that gigabytes are read once.
     """
     digests = _digests(folder, visible_files(folder), cache)
     return _key(item for pair in sorted(digests.items()) for item in pair)
@@ -329,13 +381,15 @@ def _digests(folder: Path, files: dict[str, Path], cache: Path) -> dict[str, str
     digests, lasting = {}, dict(known)
     for name, path in files.items():
         status = path.stat()
-        identity = [status.st_size, status.st_mtime_ns]
+        # the last change of the inode too: copying tools put old modification times back
+        identity = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         if known.get(name, [None])[:-1] == identity:
             digests[name] = known[name][-1]
             continue
         digests[name] = file_digest(path)
         lasting.pop(name, None)
-        if now - status.st_mtime_ns > _RACE_SECONDS * 1e9:
+        # a time in the future, where a clock was set back, may come again as well
+        if now - max(status.st_mtime_ns, status.st_ctime_ns) > _RACE_SECONDS * 1e9:
             lasting[name] = [*identity, digests[name]]
     if lasting != known:
         write_json(memory, lasting)
@@ -343,12 +397,12 @@ def _digests(folder: Path, files: dict[str, Path], cache: Path) -> dict[str, str
 
 
 def _recall(memory: Path) -> dict[str, list[Any]]:
-    """The remembered [size, mtime_ns, digest] by name; nothing where the memory is damaged."""
+    """The remembered [size, mtime_ns, ctime_ns, digest] by name; nothing where it is damaged."""
     if not memory.exists():
         return {}
     try:
         saved = read_json(memory)
-        sound = all(len(item) == 3 and isinstance(item[2], str) for item in saved.values())
+        sound = all(len(item) == 4 and isinstance(item[3], str) for item in saved.values())
     except (UserError, AttributeError, TypeError):
         sound = False
     if sound:
@@ -376,6 +430,20 @@ class _Archive:
     path: Path
     label: str
     place: Path
+
+
+@dataclass
+class _Budget:
+    """What the zips of a download weigh, and what they and the zips in them have unpacked to."""
+
+    packed: int
+    unpacked: int = 0
+
+
+def is_bomb(packed: int, unpacked: int, harmless: int | None = None) -> bool:
+    """Whether so many bytes out of so few are more than honest data are, and than is `harmless`."""
+    least = _BOMB_BYTES if harmless is None else harmless
+    return unpacked > least and unpacked > _BOMB_RATIO * packed
 
 
 def unpacked(folder: Path, cache: Path) -> Path:
@@ -503,12 +571,13 @@ def _remove(path: Path) -> None:
 
 def _unpack(folder: Path, files: dict[str, Path], target: Path, linked: bool) -> None:
     """Fill `target`: zips before loose files, so that nothing is unpacked through a link."""
-    for name, path in files.items():
-        if _is_zip(path):
-            inside = target.joinpath(*name.split("/")[:-1])
-            _extract(_planned(path, str(path), inside), target)
+    zips = {name: path for name, path in files.items() if _is_zip(path)}
+    budget = _Budget(sum(path.stat().st_size for path in zips.values()))
+    for name, path in zips.items():
+        inside = target.joinpath(*name.split("/")[:-1])
+        _extract(_planned(path, str(path), inside), target, budget)
     for _ in range(_NESTED - 1):
-        _unpack_nested(folder, target)
+        _unpack_nested(folder, target, budget)
     sizes = {name: path.stat().st_size for name, path in visible_files(target).items()}
     for name, path in files.items():
         if not _is_zip(path):
@@ -518,13 +587,13 @@ def _unpack(folder: Path, files: dict[str, Path], target: Path, linked: bool) ->
         os.sync()  # one for all: an fsync for each of 70,000 images takes minutes
 
 
-def _unpack_nested(folder: Path, target: Path) -> None:
+def _unpack_nested(folder: Path, target: Path, budget: _Budget) -> None:
     """Open the zips that are in `target` now, and remove them."""
     inner = [pair for pair in visible_files(target).items() if _is_zip(pair[1])]
     plans = [_planned(path, f"{name} (in a zip of {folder})", path.parent) for name, path in inner]
     for (_, path), plan in zip(inner, plans, strict=True):
         packed = path.rename(_beside(path))  # a zip may hold a file of its own name
-        _extract(_Archive(packed, plan.label, plan.place), target)
+        _extract(_Archive(packed, plan.label, plan.place), target, budget)
         packed.unlink()
 
 
@@ -541,8 +610,12 @@ def _wanted(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     return [
         info
         for info in archive.infolist()
-        if not info.is_dir() and all(map(_visible, _parts(info)))
+        if not _is_folder(info) and all(map(_visible, _parts(info)))
     ]
+
+
+def _is_folder(info: zipfile.ZipInfo) -> bool:
+    return info.filename.endswith("/")  # `ZipInfo.is_dir` fails on no name at all
 
 
 def _parts(info: zipfile.ZipInfo) -> list[str]:
@@ -551,6 +624,7 @@ def _parts(info: zipfile.ZipInfo) -> list[str]:
 
 @contextmanager
 def _archive(path: Path, label: str) -> Iterator[zipfile.ZipFile]:
+    """A zip whose entries all have harmless names and kinds, or UserError."""
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
@@ -558,15 +632,15 @@ def _archive(path: Path, label: str) -> Iterator[zipfile.ZipFile]:
             f"{label} is no whole zip ({error}): download it again, or remove it"
         ) from error
     with archive:
+        for info in archive.infolist():
+            _refuse_unsafe(info, label)
         yield archive
 
 
-def _extract(source: _Archive, target: Path) -> None:
+def _extract(source: _Archive, target: Path, budget: _Budget) -> None:
     """Unpack one zip; nothing is written before all of its entries are found harmless."""
     with _archive(source.path, source.label) as archive:
-        for info in archive.infolist():
-            _refuse_unsafe(info, source.label)
-        _refuse_huge(archive, source, target)
+        _refuse_huge(archive, source, target, budget)
         for info in _wanted(archive):
             _extract_entry(archive, info, source)
 
@@ -577,8 +651,12 @@ def _refuse_unsafe(info: zipfile.ZipInfo, label: str) -> None:
     fault = None
     if any(map(_escapes, names)):
         fault = "leads out of the folder"
-    elif any("\\" in name or "\0" in name for name in names) or not (info.is_dir() or _parts(info)):
+    elif any("\\" in name or "\0" in name for name in names) or not (
+        _is_folder(info) or _parts(info)
+    ):
         fault = "has a name that is no path"
+    elif info.filename.count("/") > _DEEP:
+        fault = f"lies more than {_DEEP} folders deep"
     elif kind == stat.S_IFLNK:
         fault = "is a symbolic link"
     elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -597,14 +675,16 @@ def _escapes(name: str) -> bool:
     return name.startswith(("/", "\\")) or bool(re.match("[A-Za-z]:", name)) or ".." in parts
 
 
-def _refuse_huge(archive: zipfile.ZipFile, source: _Archive, target: Path) -> None:
+def _refuse_huge(archive: zipfile.ZipFile, source: _Archive, target: Path, budget: _Budget) -> None:
+    """Refuse a bomb, also one of many small zips, and what the disk has no room for."""
     infos = archive.infolist()
     if not infos:
         return
     total, packed = sum(info.file_size for info in infos), source.path.stat().st_size
     largest = max(infos, key=lambda info: info.file_size).filename
     overlapping = sum(info.compress_size for info in infos) > packed
-    if overlapping or (total > _BOMB_BYTES and total > _BOMB_RATIO * packed):
+    budget.unpacked += total
+    if overlapping or is_bomb(packed, total) or is_bomb(budget.packed, budget.unpacked):
         raise UserError(
             f"{source.label}: entry {largest!r} is part of a zip bomb ({packed:,} bytes that unpack"
             f" to {total:,}); remove the zip, or unpack it yourself if you trust it"
@@ -636,7 +716,7 @@ def _extract_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: _Arc
             " unpack the zip yourself, and remove it"
         ) from error
     except Exception as error:  # bad data shows as an error of zipfile, zlib, bz2, lzma or struct
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, OSError) and explain(error):  # the disk's fault, not the zip's
             raise
         raise UserError(
             f"{source.label}: entry {info.filename!r} cannot be unpacked ({error});"
@@ -727,8 +807,10 @@ def _save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
 def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
     import numpy as np
 
-    arrays = {}
-    for name, digest in read_json(folder / "digests.json").items():
+    arrays, digests = {}, read_json(folder / "digests.json")
+    if set(digests) != {path.stem for path in folder.glob("*.npy")}:
+        raise UserError("digests.json was altered")
+    for name, digest in digests.items():
         arrays[name] = np.load(folder / f"{name}.npy", allow_pickle=False)
         if _array_digest(arrays[name]) != digest:
             raise UserError(f"{name}.npy was altered")

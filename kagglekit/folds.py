@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import files
+from . import files, tables
 from .config import Config
 from .data import Data, Rows
 from .errors import UserError
@@ -25,13 +25,16 @@ Folds = Callable[[Data, Config], Iterable[Fold]]
 def shuffled(data: Data, config: Config) -> Iterable[Fold]:
     """`config.folds` parts of equal size, drawn by `config.seed`; each is validated once.
 
-    Raises UserError for fewer rows than folds. (scikit-learn's KFold)
+    Raises UserError for fewer rows than folds. (The folds of scikit-learn's KFold, whose import
+    takes longer than many a training.)
     """
-    from sklearn.model_selection import KFold
-
     _enough(len(data.train), "training rows", config.folds)
-    splitter = KFold(config.folds, shuffle=True, random_state=config.seed)
-    yield from splitter.split(np.zeros(len(data.train)))
+    rows = np.arange(len(data.train))
+    np.random.RandomState(config.seed).shuffle(rows)
+    for part in np.array_split(rows, config.folds):
+        valid = np.zeros(len(rows), bool)
+        valid[part] = True
+        yield np.flatnonzero(~valid), np.flatnonzero(valid)
 
 
 def stratified(data: Data, config: Config) -> Iterable[Fold]:
@@ -272,7 +275,11 @@ def fingerprint(folds: Iterable[Fold]) -> str:
 def save(folds: Sequence[Fold], ids: Sequence[str] | np.ndarray, path: Path) -> None:
     """Write `folds` as CSV `id,row,fold0,…`: for each of `ids`, (train rows,), in order, what each
     fold does with the row: train, valid, or nothing where it is left out.
+
+    Folds go by `row`; an id that a spreadsheet would execute is written after an apostrophe.
     """
+    names = pd.Series(ids, dtype=str)
+    names = names.where(~tables.formulas(names), "'" + names)
     columns = []
     for train, valid in folds:
         role = np.full(len(ids), "", dtype=object)
@@ -281,7 +288,7 @@ def save(folds: Sequence[Fold], ids: Sequence[str] | np.ndarray, path: Path) -> 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "row", *(f"fold{number}" for number in range(len(folds)))])
-    writer.writerows(zip(ids, range(len(ids)), *columns, strict=True))
+    writer.writerows(zip(names, range(len(ids)), *columns, strict=True))
     files.write_bytes(path, text.getvalue().encode())
 
 

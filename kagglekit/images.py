@@ -23,6 +23,8 @@ Transform = Callable[[np.ndarray, int], np.ndarray]  # uint8 (h, w, channels), s
 Item = tuple[torch.Tensor] | tuple[torch.Tensor, torch.Tensor]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+# decided by content, whatever a file's name; of others Pillow would run Ghostscript for EPS
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # more than eight bits a sample
 
 
@@ -126,11 +128,11 @@ def _opened(path: Path, mode: str) -> Image.Image:
         with explained(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is no reason to talk
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with path.open("rb") as handle, Image.open(handle) as image:
+            with path.open("rb") as handle, Image.open(handle, formats=_FORMATS) as image:
                 image.seek(0)
                 image.load()
                 return _eight_bit(_upright(image), mode)
-    except UserError:
+    except (UserError, MemoryError):  # the image is not to blame for want of memory
         raise
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: download the data again") from None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from . import files, folders, locks
 from .errors import UserError
@@ -28,6 +30,7 @@ NARROW = 110  # columns of a terminal below which a run takes two lines
 _ASIDE = "~"  # in the names of folders that hold a run's earlier state
 _FOLDS_WIDTH = 11  # columns: two scores side by side
 _MANY_FOLDS = 15  # beyond these the table gives the range alone
+_LONGEST_NAME = 255  # bytes of a folder's name
 
 T = TypeVar("T")
 
@@ -159,8 +162,10 @@ def _read(runs: Path, submissions: Path, competition: str, run: str) -> Row | No
     scores = _mapping(folder / "scores.json")
     journal = _mapping(submissions / competition / f"{run}.json")
     try:
-        return _row(competition, run, told, scores, journal)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        row = _row(competition, run, told, scores, journal)
+        _check(row)
+        return row
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{folder}: run.json or scores.json is not as kagglekit writes it"
             f" ({type(error).__name__}: {error}); remove the folder, or restore a copy"
@@ -214,6 +219,35 @@ def _row(
         failed=len(told.get("failed", {})),
         forced=bool(told.get("forced")),
     )
+
+
+def _check(row: Row) -> None:
+    """TypeError for a row with a value of another type than its field's, or that no table can show.
+
+    What a file says is of any type; an index, a table and a sort take no other than these.
+    """
+    for name, kind in get_type_hints(Row).items():
+        if not _fits(getattr(row, name), kind):
+            raise TypeError(f"{name} is {getattr(row, name)!r:.80}")
+    for name in (row.competition, row.run):
+        if Path(name).name != name or len(os.fsencode(name)) > _LONGEST_NAME:
+            raise TypeError(f"{name!r:.80} is no name of a folder")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of the annotation of a field of Row; numbers are of 64 bits and finite."""
+    parts = get_args(kind)
+    if isinstance(kind, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if parts[-1] is Ellipsis:
+            return all(_fits(item, parts[0]) for item in value)
+        return len(value) == len(parts) and all(map(_fits, value, parts))
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        return False
+    return not isinstance(value, int | float) or abs(value) < (2**63 if kind is int else math.inf)
 
 
 def _score(value: Any) -> float | None:
@@ -339,11 +373,17 @@ def _select(database: sqlite3.Connection) -> list[Row]:
 
 
 def _from_index(values: dict[str, Any]) -> Row:
-    values["seeds"] = tuple(json.loads(values["seeds"]))
-    values["folds"] = tuple((fold, score) for fold, score in json.loads(values["folds"]))
-    for name in _FLAGS:
-        values[name] = None if values[name] is None else bool(values[name])
-    return Row(**values)
+    """The row that `_put` put there; another value than it puts means that the index is damaged."""
+    try:
+        values["seeds"] = tuple(json.loads(values["seeds"]))
+        values["folds"] = tuple((fold, score) for fold, score in json.loads(values["folds"]))
+        for name in _FLAGS:
+            values[name] = None if values[name] is None else bool(values[name])
+        row = Row(**values)
+        _check(row)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise sqlite3.DatabaseError(f"a row is not as kagglekit writes it: {error}") from error
+    return row
 
 
 def _fault(runs: Path, error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -100,19 +102,23 @@ class Loader:
             num_workers=workers,
             collate_fn=_collate,
             persistent_workers=workers > 0,
+            worker_init_fn=_serve,
             # its own, or starting an epoch would draw from the generator that dropout uses
             generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
         )
+        # not self, which keeps what is returned here: of a cycle, the workers' pipes could be
+        # closed before the workers were told to end
+        plain = replace(self)
 
         def epoch_of_batches(epoch: int, first: int = 0) -> Iterator[Batch]:
-            positions = self.order(epoch).split(self.batch_size)[first:]
+            positions = plain.order(epoch).split(plain.batch_size)[first:]
             sampler.batches = [[(epoch, int(row)) for row in rows] for rows in positions]
             for batch in loader:
                 if isinstance(batch, UserError):
                     raise batch
-                moved = [part.to(self.device, non_blocking=True) for part in batch]
-                yield self._ready(moved)
+                moved = [part.to(plain.device, non_blocking=True) for part in batch]
+                yield plain._ready(moved)
 
         return epoch_of_batches
 
@@ -153,6 +159,12 @@ def is_resident(dataset: Dataset[Any], config: NetworkConfig, device: torch.devi
         return True
     needed = sum(column.nbytes for column in dataset.tensors)
     return needed < devices.free_bytes(device) / 2
+
+
+def _serve(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to every process of a command, to the main one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()  # what was inherited is the main process's to clean up, not this one's
 
 
 class _Positions(Sampler[list[tuple[int, int]]]):

@@ -30,6 +30,7 @@ from .views import View, average, original
 
 C = TypeVar("C", bound=NetworkConfig)
 
+_MOST_NUMBERS = 1 << 28  # inputs of a row times its outputs; no data set has such rows
 _FEW_STEPS = 400  # below so many steps compiling takes longer than it saves
 
 _REUSES_WEIGHTS = (
@@ -87,6 +88,7 @@ class Network(Generic[C]):
 
         The weights and the task of each go to its folder.
         """
+        devices.spare_compiler()
         work = engine.Work(
             plan=lambda member: self._planned(member, config),
             keep=lambda member, trained: self._keep(member, trained, config),
@@ -98,9 +100,7 @@ class Network(Generic[C]):
         self, folder: Path, config: C, before: Mapping[str, Predictor]
     ) -> NetworkPredictor[C]:
         """The predictor of a trained member."""
-        saved = files.read_json(folder / "task.json")
-        task = Task(tuple(saved["inputs"]), saved["outputs"])
-        model = self.model(config, task)
+        model = self.model(config, _read_task(folder / "task.json"))
         weights = _read_weights(folder / "weights.safetensors")
         try:
             model.load_state_dict(weights, assign=True)  # in the precision they were trained in
@@ -238,6 +238,21 @@ class NetworkPredictor(Generic[C]):
     def merge(self, answers: np.ndarray) -> np.ndarray:
         """(views, rows, outputs) -> (rows, outputs), as `tta_mean` says."""
         return average(torch.from_numpy(answers), self.config.tta_mean).numpy()
+
+
+def _read_task(path: Path) -> Task:
+    """The task that `_keep` wrote; UserError for sizes that no row has, before they cost memory."""
+    saved = files.read_json(path)
+    sizes = (
+        [saved.get("outputs"), *_listed(saved.get("inputs"))] if isinstance(saved, dict) else [0]
+    )
+    if any(type(size) is not int or size < 1 for size in sizes) or math.prod(sizes) > _MOST_NUMBERS:
+        raise UserError(f"{path} is damaged: delete its folder and train again, or restore a copy")
+    return Task(tuple(sizes[1:]), sizes[0])
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from .data import Data
 from .errors import UserError
 
 _LAYOUT = "1"  # raise it when what is cached changes
+_HARMLESS = 1 << 24  # bytes of pictures that a machine has memory for, from however few
 _IDX = {"train": "train", "test": "t10k"}  # how the two parts of an idx download are named
 
 
@@ -95,12 +97,12 @@ def _read_columns(folder: Path) -> Data:
 
 
 def _squares(table: pd.DataFrame, pixels: list[str], side: int, name: str) -> np.ndarray:
-    values = table[pixels].to_numpy()
+    values = table[pixels].to_numpy(np.float64)  # a cell of many digits makes a column of objects
     wrong = (values < 0) | (values > 255) | (values != np.round(values))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise UserError(
-            f"{name}, row {row + 1}, column {pixels[column]}: {values[row, column]} is no pixel "
+            f"{name}, row {row + 1}, column {pixels[column]}: {values[row, column]:g} is no pixel "
             "value, a whole number from 0 to 255"
         )
     return values.astype(np.uint8).reshape(-1, 1, side, side)
@@ -171,7 +173,7 @@ def _read_idx(folder: Path) -> Data:
     sample = tables.sample(folder)
     test_path, train_path = _idx(folder, "test", "images"), _idx(folder, "train", "images")
     assert test_path is not None
-    test = _idx_array(test_path)[:, None]
+    test = _idx_array(test_path, 3)[:, None]
     if len(test) != len(sample):
         raise UserError(
             f"{test_path} holds {len(test)} pictures, but the sample submission has "
@@ -180,7 +182,12 @@ def _read_idx(folder: Path) -> Data:
     labels_path = _idx(folder, "train", "labels")
     train, labels = test[:0], np.zeros(0, np.uint8)
     if train_path is not None and labels_path is not None:
-        train, labels = _idx_array(train_path)[:, None], _idx_array(labels_path)
+        train, labels = _idx_array(train_path, 3)[:, None], _idx_array(labels_path, 1)
+        if train.shape[1:] != test.shape[1:]:
+            raise UserError(
+                f"{train_path} holds pictures of {train.shape[2:]} pixels, {test_path.name} of"
+                f" {test.shape[2:]}: download both again"
+            )
         if len(train) != len(labels):
             raise UserError(
                 f"{train_path} holds {len(train)} pictures, but {labels_path.name} {len(labels)} "
@@ -198,14 +205,19 @@ def _read_idx(folder: Path) -> Data:
     )
 
 
-def _idx_array(path: Path) -> np.ndarray:
+def _idx_array(path: Path, dimensions: int) -> np.ndarray:
     """The bytes of an idx file: a magic number with the dimensions' count, sizes, data."""
+    head = 4 + 4 * dimensions
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        dimensions = content[3]
-        shape = np.frombuffer(content, ">u4", dimensions, offset=4).astype(int)
-        if content[:3] != b"\0\0\x08":
-            raise ValueError
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-    except (OSError, EOFError, IndexError, ValueError):
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
+            start = handle.read(head)
+            shape = [int(side) for side in np.frombuffer(start, ">u4", dimensions, offset=4)]
+            size = math.prod(shape)
+            if start[:4] != bytes([0, 0, 8, dimensions]) or not size:
+                raise ValueError
+            if files.is_bomb(path.stat().st_size, size, _HARMLESS):
+                raise UserError(f"{path} claims {size:,} pixels, too many for its size: remove it")
+            content = handle.read(size + 1)  # no more, however much a gzip would unpack to
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    except (OSError, EOFError, ValueError, zlib.error):
         raise UserError(f"{path} is no sound idx file of bytes: download it again") from None

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import competition as competitions
 from . import config as configs
-from . import devices, files, folders, leaderboard, locks, problem, scoring, stamps
+from . import devices, faults, files, folders, leaderboard, locks, problem, scoring, stamps
 from . import folds as fold_rules
 from . import run as runs
 from .answering import Fitted
@@ -121,6 +121,7 @@ class Job:
         return folders.submissions() / self.problem.name / f"{self.run.name}.csv"
 
 
+@faults.explained()
 def train(request: Request, progress: Progress) -> dict[str, Any]:
     """Everything from the download to the row on the leaderboard; the summary of the run.
 
@@ -392,9 +393,13 @@ def _fit(job: Job, waiting: Sequence[Key], progress: Progress) -> None:
         for key in waiting:  # of a recipe that did not say when they were done
             if key.name not in failed and key not in fitting.answered:
                 fitting.answer(key, members[key])
-    finally:  # also of a session that is interrupted
+    except BaseException:  # also of a session that is interrupted
+        with contextlib.suppress(UserError):  # what went wrong first says more
+            fitting.clock()
+        raise
+    finally:
         fitting.training.close()
-        fitting.clock()
+    fitting.clock()
     _note(job, failed=failed)
     if failed:
         for sentence in failed.values():
@@ -553,7 +558,7 @@ def _conclude(job: Job) -> None:
     """Score what the members answered, write the submission, and note the run as finished."""
     competition, data, folder = job.problem.competition, job.data, job.run.folder
     _note(job, finished=None)  # until all files are of the same members again
-    members = {key: job.run.answers(key) for key in job.keys}
+    members = {key: _answered(job, key) for key in job.keys}
     oof = _out_of_fold(job)
     test = _test_answers(job, members)
     files.write_array(folder / "oof.npy", oof.answers)
@@ -572,11 +577,23 @@ def _conclude(job: Job) -> None:
     _note(
         job,
         finished=runs.now(),
-        failed={},  # of an earlier session
+        failed={},  # also where a process was killed before it could say so
         seeds=sorted({key.seed for key in members}),
         members=[key.name for key in members],
         submission=str(job.csv.resolve()),
     )
+
+
+def _answered(job: Job, key: Key) -> Answers:
+    """What a member answered to the rows of this job, and to no others."""
+    answers = job.run.answers(key)
+    same = np.array_equal(answers.valid_rows, job.rows(key)[1])
+    if not same or len(answers.test) != len(job.data.test) or answers.test.ndim != 2:
+        raise UserError(
+            f"{job.run.member(key) / 'answers.npz'} answers other rows than this run has: delete"
+            " it, and train again"
+        )
+    return answers
 
 
 def _concluded(job: Job) -> bool:
@@ -588,7 +605,7 @@ def _concluded(job: Job) -> bool:
 
 
 def _out_of_fold(job: Job) -> scoring.OutOfFold:
-    members = {key: job.run.answers(key) for key in job.fold_keys}
+    members = {key: _answered(job, key) for key in job.fold_keys}
     by_fold = scoring.by_fold(members, job.problem.competition.combine)
     return scoring.out_of_fold(by_fold, len(job.data.train))
 
@@ -657,6 +674,7 @@ def summary(job: Job) -> dict[str, Any]:
 # --- predict ------------------------------------------------------------------------------------
 
 
+@faults.explained()
 def predict(
     name: str, wanted: str, folder: Path, out: Path | None, progress: Progress
 ) -> dict[str, Any]:
@@ -673,9 +691,7 @@ def predict(
     progress.say(source.describe())
     data = _as_trained(problem.load(competition, source.folder), fitted, source.folder)
     answers = predictor(data.split(np.arange(len(data.test)), "test"))
-    learned = {part: files.read_array(run.folder / f"{part}.npy") for part in _LEARNED_FROM}
-    covered = learned["covered"]
-    decision = competition.decision(learned["target"][covered], learned["oof"][covered])
+    decision = competition.decision(*_decided_on(run))
     fingerprint = files.fingerprint(source.folder, folders.cache())
     path = out or folders.submissions() / name / f"{run.name}@{fingerprint[:8]}.csv"
     competition.submission.write(data, decision(answers), path)
@@ -686,6 +702,18 @@ def predict(
         "rows": len(data.test),
         "submission": str(path),
     }
+
+
+def _decided_on(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Targets and OOF answers of the rows that the run's decision is fitted on."""
+    target, oof, covered = (files.read_array(run.folder / f"{part}.npy") for part in _LEARNED_FROM)
+    sound = covered.dtype == bool and covered.ndim == 1 and oof.ndim >= 1 and target.ndim >= 1
+    if not sound or not len(target) == len(oof) == len(covered):
+        raise UserError(
+            f"{', '.join(_LEARNED_FROM)} in {run.folder} are not of the same rows: restore copies,"
+            " or train it again"
+        )
+    return target[covered], oof[covered]
 
 
 def _as_trained(data: Data, fitted: Fitted, folder: Path) -> Data:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
+import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,11 @@ class Problem:
 
 def find(name: str, slug: str | None = None) -> Competition:
     """The competition of that name in `competitions/`, under another slug if one is given."""
+    if slug and not re.fullmatch(r"[\w-]+", slug):
+        raise UserError(
+            f"--slug {slug} is no competition's name on Kaggle: it is what follows "
+            "kaggle.com/competitions/, letters, digits and hyphens"
+        )
     competition = competitions.find(name, folders.competitions())
     return replace(competition, slug=slug) if slug else competition
 
@@ -48,6 +54,7 @@ def load(competition: Competition, folder: Path) -> Data:
         raise UserError(f"{folder}: {len(data.train)} training rows but {len(data.target)} targets")
     if not len(data.test):
         raise UserError(f"{folder}: the test set is empty: download it again")
+    competition.submission.screen(data)  # before hours of training, not after them
     return data
 
 

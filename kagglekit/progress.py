@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 from .errors import UserError
+from .secrecy import hide
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -326,13 +327,13 @@ class _Story:
         self._table = _Table({}, clock(), clock())
 
     def say(self, text: str) -> None:
-        for line in text.splitlines():
+        for line in hide(text).splitlines():
             line = _printable(line)
             self._note(line)
             self._screen.say(line)
 
     def note(self, text: str) -> None:
-        for line in text.splitlines():
+        for line in hide(text).splitlines():
             self._note(_printable(line))
 
     def attach_log(self, path: Path) -> None:

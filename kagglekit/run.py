@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,45 @@ from .folds import Fold
 
 ASIDE = "~"  # in the name of a folder that holds an earlier state of a run
 ASKED = {"test": "asked-test.npz", "valid": "asked-valid.npz"}  # a member's answers so far
+_Kind = tuple[type | UnionType, type | UnionType]  # of a JSON value, and of what is in it
+_MANIFEST: dict[str, _Kind] = {
+    "recipe": (str, str),
+    "competition": (str, str),
+    "started": (str, str),
+    "finished": (str | None, str),
+    "config": (dict, object),
+    "seeds": (list, int),
+    "members": (list, str),
+    "needs": (dict, str),
+    "data": (dict, str),
+    "classes": (list, str),
+    "columns": (list, str),
+    "inputs": (list | None, int),
+    "device": (str, str),
+    "precision": (str, str),
+    "versions": (dict, str),
+    "stamp": (dict, str),
+    "seconds": (int | float, str),
+}
+_LATER: dict[str, _Kind] = {"wanted": (list, str), "failed": (dict, str), "forced": (list, dict)}
+_SCORES: dict[str, _Kind] = {
+    "metric": (str, str),
+    "greater_is_better": (bool, str),
+    "cv": (int | float, str),
+    "mean": (int | float, str),
+    "std": (int | float, str),
+    "coverage": (int | float, str),
+    "folds": (list, dict),
+    "members": (list, dict),
+    "views": (list, dict),
+    "practice_lb": (int | float | None, str),
+    "seconds": (int | float, str),
+}
+# the arrays of a member's answers, and the kinds of their types
+_ANSWERS = {
+    "valid_rows": "iu", "valid": "fiu", "test": "fiu", "valid_views": "fiu", "views": "U",
+    "valid_ids": "U", "test_ids": "U",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,7 +74,9 @@ class Key:
 
     @classmethod
     def parse(cls, name: str) -> Key:
-        """The member whose folder is called `name`."""
+        """The member whose folder is called `name`; UserError for the name of no member."""
+        if not re.fullmatch(r"(fold[0-9]{1,9}|all)-seed[0-9]{1,19}", name, re.ASCII):
+            raise UserError(f"{name!r:.80} is the name of no member, as in fold0-seed0")
         fold, _, seed = name.partition("-seed")
         return cls(None if fold == "all" else int(fold.removeprefix("fold")), int(seed))
 
@@ -97,9 +140,24 @@ class Run:
         )
 
     def answers(self, key: Key) -> Answers:
-        """What a finished member answered."""
-        saved = files.read_arrays(self.member(key) / "answers.npz")
-        return Answers(**{item.name: saved[item.name] for item in fields(Answers)})
+        """What a finished member answered; UserError for a file that `keep` cannot have written."""
+        path = self.member(key) / "answers.npz"
+        saved = files.read_arrays(path)
+        kinds = {name: array.dtype.kind for name, array in saved.items()}
+        if kinds.keys() != _ANSWERS.keys() or not all(kinds[n] in _ANSWERS[n] for n in kinds):
+            raise UserError(f"{path} is not as kagglekit writes it: delete it, and train again")
+        answers = Answers(**{item.name: saved[item.name] for item in fields(Answers)})
+        ids = saved["valid_ids"].shape, saved["test_ids"].shape
+        rows, outputs = answers.valid_rows.shape, answers.valid.shape[1:]
+        views = (*answers.views.shape, *answers.valid.shape)
+        if (
+            ids != (rows, answers.test.shape[:1])
+            or (len(rows), len(answers.views.shape)) != (1, 1)
+            or (answers.valid.shape[:1], answers.test.shape[1:]) != (rows, outputs)
+            or answers.valid_views.shape != views
+        ):
+            raise UserError(f"{path} has arrays that do not fit: delete it, and train again")
+        return answers
 
     def tidy(self) -> None:
         """Remove what killed processes left; only for whoever has the run to itself."""
@@ -122,23 +180,28 @@ class Run:
     def note(self, key: Key, epoch: int, figures: Mapping[str, float]) -> None:
         """Append an epoch to the history."""
         line = json.dumps({"member": key.name, "epoch": epoch, **figures})
-        with (self.folder / "history.jsonl").open("a", encoding="utf-8") as history:
-            history.write(line + "\n")
+        files.append_line(self.folder / "history.jsonl", line)
 
     def manifest(self) -> dict[str, Any]:
         """The content of run.json."""
-        return _mapping(self.folder / "run.json", ("recipe", "members", "finished", "seconds"))
+        return _mapping(self.folder / "run.json", _MANIFEST, _LATER)
 
     def scores(self) -> dict[str, Any] | None:
         """The content of scores.json; None before the run was scored."""
         path = self.folder / "scores.json"
-        return _mapping(path, ("metric", "cv", "folds")) if path.exists() else None
+        return _mapping(path, _SCORES) if path.exists() else None
 
     def members(self) -> list[Key]:
         """The members whose answers the run's scores and submission are made of, in order."""
         if not (self.folder / "run.json").exists():
             return []
-        return [Key.parse(name) for name in self.manifest()["members"]]
+        names = self.manifest()["members"]
+        try:
+            return [Key.parse(name) for name in names]
+        except UserError as error:
+            raise UserError(
+                f"{self.folder / 'run.json'}: {error}: restore a copy, or train --fresh"
+            ) from error
 
     def folds(self) -> list[Fold]:
         """The folds as they were saved."""
@@ -151,7 +214,7 @@ def now() -> str:
 
 
 def find(runs: Path, competition: str, wanted: str) -> Run:
-    """The run whose name is, or uniquely begins with, `wanted`.
+    """The run whose name is, or uniquely begins with, `wanted`; earlier states by full name only.
 
     Raises UserError when there is none, or more than one.
     """
@@ -159,7 +222,7 @@ def find(runs: Path, competition: str, wanted: str) -> Run:
     known = sorted(path.name for path in folder.glob("[!.]*/run.json") for path in [path.parent])
     if wanted in known:
         return Run(folder / wanted)
-    matching = [name for name in known if name.startswith(wanted)]
+    matching = [name for name in known if name.startswith(wanted) and ASIDE not in name]
     if len(matching) == 1:
         return Run(folder / matching[0])
     if matching:
@@ -191,12 +254,30 @@ def _is_of(line: str, key: Key, epoch: int) -> bool:
         return True
 
 
-def _mapping(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    """The JSON object in `path`, which has these keys."""
+def _mapping(
+    path: Path, kinds: Mapping[str, _Kind], later: Mapping[str, _Kind] | None = None
+) -> dict[str, Any]:
+    """The JSON object in `path`, with values of these kinds at these keys; `later` may be missing.
+
+    Raises UserError for anything else.
+    """
     value = files.read_json(path)
-    if not isinstance(value, dict) or any(key not in value for key in keys):
-        raise UserError(f"{path} is not as kagglekit writes it: restore a copy, or train --fresh")
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object: restore a copy, or train --fresh")
+    present = {key: kind for key, kind in (later or {}).items() if key in value}
+    for key, kind in {**kinds, **present}.items():
+        if key not in value or not _is(value[key], kind):
+            raise UserError(
+                f"{path}: {key!r} is not as kagglekit writes it: restore a copy, or train --fresh"
+            )
     return value
+
+
+def _is(value: Any, kind: _Kind) -> bool:
+    """Whether a JSON value is of a kind; in a list or a mapping every item has to be."""
+    whole, item = kind
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, whole) and all(isinstance(part, item) for part in items)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -156,12 +156,21 @@ def solution(data: Data, path: Path) -> np.ndarray:
     if lacking:
         raise UserError(f"{path} lacks the column {tables.some(lacking)} of the sample submission")
     table = table[data.sample.columns].set_index(data.id)
+    if table.index.has_duplicates:
+        raise UserError(f"{path} has {data.id} {table.index[table.index.duplicated()][0]!r} twice")
     missing = ~data.test[data.id].isin(table.index)
     if missing.any():
         raise UserError(f"{path} has no answer for {data.id} {data.test[data.id][missing].iloc[0]}")
     answers = table.loc[data.test[data.id]]
     if not data.classes:
-        return answers.to_numpy(str).astype(np.float64)
+        numbers = answers.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+        if not np.isfinite(numbers).all():
+            row, column = np.argwhere(~np.isfinite(numbers))[0]
+            raise UserError(
+                f"{path} has {answers.iloc[row, column]!r} for {data.id} {answers.index[row]!r},"
+                " which is no finite number: mend it"
+            )
+        return numbers
     positions = pd.Index(data.classes).get_indexer(pd.Index(answers.iloc[:, 0]))
     if (positions < 0).any():
         raise UserError(

@@ -41,15 +41,43 @@ class Submission:
     most: float | None = None
     whole: bool | None = None
     of: str | None = None
+    formulas: bool = False
+
+    def screen(self, data: Data) -> None:
+        """Refuse a column, an id or a class that a reader would misread or a spreadsheet execute.
+
+        Kaggle joins by the exact text, so none is altered; `formulas=True` lets formulas through
+        where they are known to be harmless. Raises UserError with the first row at fault.
+        """
+        for what, cells in (
+            ("a column", pd.Series(list(map(str, data.sample.columns)))),
+            (f"column {data.id!r}", data.sample[data.id].astype(str).reset_index(drop=True)),
+            ("a class", pd.Series(list(data.classes), dtype=str)),
+        ):
+            _refuse_cells(
+                cells[cells.str.contains("\r").to_numpy(bool)],
+                f"{what}: a carriage return ends a row in the middle of",
+                "take it out of the download",
+            )
+            if not self.formulas:
+                _refuse_cells(
+                    cells[tables.formulas(cells)],
+                    f"{what}: a spreadsheet would execute",
+                    "take it out of the download, or where it is harmless say submission."
+                    f"{self.kind}(formulas=True) in the competition's code",
+                )
 
     def write(self, data: Data, decided: np.ndarray, path: Path) -> Path:
         """Write the answers to `path` with the sample's columns, ids, order and line ends.
+
+        What `screen` refuses is not written.
 
         Numbers are written so that reading them gives the same float64. NaN, infinities, numbers
         out of range, fractions in a column that is whole in the sample, positions of no class, or
         a sample whose ids are not those of test raise UserError, and nothing is written.
         """
         self._columns(data)  # first, as what the sample asks for explains the rest
+        self.screen(data)
         order = _order(data)
         values = self._checked(data, self._shaped(data, decided), _ids(data), str(path))
         table = data.sample.copy()
@@ -234,39 +262,45 @@ class Submission:
         numbers = np.empty((len(table), len(columns)))
         for position, column in enumerate(columns):
             for row, cell in enumerate(table[column]):
-                try:
-                    numbers[row, position] = float(cell)
-                except ValueError:
+                number = _float(cell)
+                if number is None:
                     raise UserError(
                         f"{where}: id {table[data.id].iloc[row]!r} has {cell!r} in column"
                         f" {column!r}, which is no number: mend it"
-                    ) from None
+                    )
+                numbers[row, position] = number
         return numbers[:, 0] if self.kind == "probability" else numbers
 
 
-def labels() -> Submission:
-    """One column of class names, written as train has them, or as numbers like the sample's."""
-    return Submission("labels")
+def labels(formulas: bool = False) -> Submission:
+    """One column of class names, written as train has them, or as numbers like the sample's.
+
+    `formulas`, here and below, lets ids and names through that a spreadsheet would execute.
+    """
+    return Submission("labels", formulas=formulas)
 
 
 def numbers(
-    least: float | None = None, most: float | None = None, whole: bool | None = None
+    least: float | None = None,
+    most: float | None = None,
+    whole: bool | None = None,
+    formulas: bool = False,
 ) -> Submission:
     """A number a target column, from `least` to `most`.
 
     `whole` asks for whole numbers; None asks for them in the columns that are whole in the sample.
     """
-    return Submission("numbers", least, most, whole)
+    return Submission("numbers", least, most, whole, formulas=formulas)
 
 
-def probability(of: str | None = None) -> Submission:
+def probability(of: str | None = None, formulas: bool = False) -> Submission:
     """One column with the probability of class `of`, by default the second of two."""
-    return Submission("probability", of=of)
+    return Submission("probability", of=of, formulas=formulas)
 
 
-def probabilities() -> Submission:
+def probabilities(formulas: bool = False) -> Submission:
     """A column of probabilities a class; the columns are named as the classes."""
-    return Submission("probabilities")
+    return Submission("probabilities", formulas=formulas)
 
 
 def _targets(data: Data) -> list[str]:
@@ -303,6 +337,12 @@ def _refuse(ids: Sequence[str] | np.ndarray | pd.Series, fault: str, remedy: str
         raise UserError(f"{fault} {count}: {tables.some(names)}; {remedy}")
 
 
+def _refuse_cells(cells: pd.Series, fault: str, remedy: str) -> None:
+    if len(cells):
+        row = f"row {cells.index[0] + 1}, " if cells.name else ""  # columns and classes have none
+        raise UserError(f"the sample submission, {row}{fault} {cells.iloc[0]!r}: {remedy}")
+
+
 def _table(values: np.ndarray) -> np.ndarray:
     """(rows,) as (rows, 1)."""
     return values[:, None] if values.ndim == 1 else values
@@ -313,11 +353,18 @@ def _matches(column: pd.Series, pattern: str) -> bool:
 
 
 def _number(text: str) -> float | None:
+    """The finite number that a cell holds, as Kaggle reads it: without "_" and in ASCII digits."""
+    value = _float(text)
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _float(text: str) -> float | None:
+    if "_" in text or not text.isascii():  # Python alone takes 1_0 for ten
+        return None
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
         return None
-    return value if np.isfinite(value) else None
 
 
 def _spelled(data: Data, column: str) -> list[str]:

@@ -36,6 +36,9 @@ _RECENT = tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1)
 _EXACT: dict[str, Any] = {} if _RECENT else {"float_precision": "round_trip"}
 _CHUNK = 1 << 24
 _LONGEST_CELL = 2**31 - 1
+_LONGEST_NAME = 256  # characters of an id or a class; an array of text is as wide as its longest
+# what Excel, LibreOffice and Google Sheets take for a formula; plain numbers are none
+_FORMULA = r"(?![+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\Z)[=+\-@\t\r]"
 _SHOWN = 3  # ids that an error names
 
 
@@ -112,6 +115,8 @@ def _check_width(path: Path, header: Sequence[str]) -> None:
     end = b"\n"
     with path.open("rb") as handle:
         while chunk := handle.read(_CHUNK):
+            if b"\0" in chunk:  # numpy ends a text there, so that two ids would be one
+                raise UserError(f"{path} has NUL bytes, as no text has: download it again")
             commas += chunk.count(b",")
             lines += chunk.count(b"\n")
             quoted = quoted or b'"' in chunk
@@ -309,6 +314,15 @@ def _label(path: Path, test: _Test) -> str:
     return others[0]
 
 
+def formulas(cells: pd.Series) -> np.ndarray:
+    """Which text cells a spreadsheet would execute, bool (rows,).
+
+    They begin with =, +, -, @, tab or carriage return and are no plain number (OWASP, "CSV
+    injection"): -1 and +1e3 are none, -Xy and @home are.
+    """
+    return cells.astype(str).str.match(_FORMULA).to_numpy(bool)
+
+
 # --- checks -------------------------------------------------------------------------------------
 
 
@@ -343,6 +357,12 @@ def _check_filled(table: pd.DataFrame, column: str, path: Path) -> None:
     empty = (table[column] == "").to_numpy()
     if empty.any():
         raise UserError(f"{path}, row {empty.argmax() + 1}, column {column!r} is empty: fill it in")
+    long = (table[column].str.len() > _LONGEST_NAME).to_numpy()
+    if long.any():
+        raise UserError(
+            f"{path}, row {long.argmax() + 1}, column {column!r} has more than {_LONGEST_NAME}"
+            " characters, too many for an id or a class: shorten it"
+        )
 
 
 def _check_same(test: pd.Series, wanted: pd.Series, path: Path) -> None:

@@ -84,3 +84,12 @@ def test_an_unknown_form_of_trees_is_refused(monkeypatch):
     )
     with pytest.raises(RuntimeError, match="cannot read"):
         few.fit(x, y, 0)
+
+
+def test_trees_that_lead_back_are_refused_and_not_followed_for_ever():
+    x = np.linspace(-1, 1, 60)[:, None]
+    learner = BoostedTrees(most_trees=3)
+    state = learner.fit(x, np.sin(3 * x))
+    state["left"][-3:] = state["right"][-3:] = 0
+    with pytest.raises(ValueError, match="does not lead to a later one"):
+        learner.predict(state, x)

@@ -71,3 +71,39 @@ def test_knobs_that_leave_answers_unchanged_are_not_part_of_a_run_s_identity():
 def test_every_knob_has_a_sentence_of_help():
     for kind in (Config, NetworkConfig):
         assert all(text for _, _, text in config.describe(kind()))
+
+
+@pytest.mark.parametrize(
+    ("saved", "sentence"),
+    [
+        ({"epochs": "20"}, "epochs wants a whole number, and is text"),
+        ({"epochs": True}, "epochs wants a whole number, and is truth value"),
+        ({"epochs": 2.5}, "epochs wants a whole number, and is number"),
+        ({"epochs": 0}, "epochs=0 is too small"),
+        ({"ema": 1.5}, "ema=1.5 is too large"),
+        ({"tta": 1}, "tta wants true or false"),
+        ({"optimizer": "adam"}, "did you mean 'adamw'"),
+        ({"optimizer": None}, "optimizer wants a text, and is null"),
+        ({"widths": 8}, "widths wants a list"),
+        ({"widths": [8, "x"]}, "widths wants a whole number"),
+        ({"share": 2}, "share=2 is too large"),
+        ({"epoch": 3}, "did you mean 'epochs'"),
+        ({"seed": 2**60}, "seed"),
+        ([], "no list"),
+    ],
+)
+def test_a_saved_config_is_held_to_the_rules_of_what_is_typed(saved, sentence):
+    with pytest.raises(UserError) as caught:
+        config.load(Mine, saved)
+    assert sentence in str(caught.value)
+
+
+def test_a_saved_config_may_write_a_number_without_its_point():
+    read = config.load(Mine, {"lr": 1, "share": None, "widths": [4]})
+    assert (read.lr, type(read.lr), read.share, read.widths) == (1.0, float, None, (4,))
+
+
+@pytest.mark.parametrize("assignment", ["seed=4294967296", "epochs=99999999999999999999"])
+def test_a_whole_number_that_no_library_takes_is_too_large(assignment):
+    with pytest.raises(UserError, match="too large"):
+        override(Mine(), [assignment])

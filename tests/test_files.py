@@ -240,7 +240,7 @@ def test_gigabytes_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     cache, folder = tmp_path / "cache", tmp_path / "data"
     folder.mkdir()
     (folder / "a").write_bytes(b"1")
-    aged(folder / "a")
+    monkeypatch.setattr(files, "_RACE_SECONDS", 0)  # as if the file were older
     first = files.fingerprint(folder, cache)
     read: list[Path] = []
     digest = files.file_digest
@@ -270,12 +270,15 @@ def test_a_file_that_just_changed_is_read_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["", "[1]", '{"a": 3}', '{"a": [1, 2, 3]}', "\x00"])
 def test_a_damaged_memory_is_made_again(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    damage: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cache, folder = tmp_path / "cache", tmp_path / "data"
     folder.mkdir()
     (folder / "a").write_bytes(b"1")
-    aged(folder / "a")
+    monkeypatch.setattr(files, "_RACE_SECONDS", 0)  # as if the file were older
     first = files.fingerprint(folder, cache)
     (memory,) = (cache / "digests").iterdir()
     memory.write_text(damage)
@@ -704,3 +707,40 @@ def test_sixty_thousand_digits_load_in_well_under_a_second(tmp_path: Path) -> No
 def test_files_load_without_numpy() -> None:
     program = "import sys, kagglekit.files, kagglekit.folders; sys.exit('numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_a_bomb_of_many_small_zips_is_refused_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_BOMB_BYTES", 1 << 20)
+    inner = tmp_path / "inner.zip"
+    zipped(inner, {"zeros": bytes(1 << 20)})  # each is below the limit
+    content = inner.read_bytes()
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w", zipfile.ZIP_DEFLATED) as outer:
+        for number in range(8):
+            outer.writestr(f"{number}.zip", content)
+    inner.unlink()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "outer.zip").rename(tmp_path / "data" / "a.zip")
+    refused(tmp_path, "bomb")
+
+
+def test_an_entry_deeper_than_the_stack_is_refused(tmp_path: Path) -> None:
+    zipped(tmp_path / "data" / "a.zip", {"a/" * 1200 + "x": b"x"})
+    refused(tmp_path, "folders deep")
+
+
+@pytest.mark.parametrize("content", ["[" * 9999, '{"a": "\\ud800"}', '{"a": NaN}', '{"a": 1e999}'])
+def test_json_that_we_never_write_is_not_read(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(UserError, match=r"a\.json"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_a_header_that_claims_more_than_there_is_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (3000000000,), }\n"
+    size = len(header).to_bytes(2, "little")
+    path.write_bytes(b"\x93NUMPY\x01\x00" + size + header + bytes(24))
+    with pytest.raises(UserError, match="damaged"):
+        files.read_array(path)

@@ -502,3 +502,26 @@ def test_a_fingerprint_tells_all_folds_apart():
     assert len(set(prints)) == len(lists)
     assert all(len(text) == 16 and int(text, 16) >= 0 for text in prints)
     assert folding.fingerprint([(rows[:2].astype(np.int32), rows[2:])]) == prints[0]
+
+
+def test_an_id_that_a_spreadsheet_would_execute_is_saved_after_an_apostrophe(tmp_path):
+    fold = (np.array([0, 1]), np.array([2]))
+    folding.save([fold], ["=1+1", "-2", "-x"], tmp_path / "folds.csv")
+    lines = (tmp_path / "folds.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["id", "'=1+1", "-2", "'-x"]
+    (loaded,) = folding.load(tmp_path / "folds.csv")
+    assert all(map(np.array_equal, loaded, fold))
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(10, 2), (11, 3), (97, 5), (1000, 7)])
+def test_shuffled_folds_are_those_of_scikit_learn(rows: int, parts: int) -> None:
+    from sklearn.model_selection import KFold
+
+    expected = KFold(parts, shuffle=True, random_state=3).split(np.zeros(rows))
+    frame = pd.DataFrame({"id": range(rows)})
+    data = Data(frame, frame, np.zeros((rows, 1)), frame)
+    for ours, theirs in zip(
+        folding.shuffled(data, Config(folds=parts, seed=3)), expected, strict=True
+    ):
+        np.testing.assert_array_equal(ours[0], theirs[0])
+        np.testing.assert_array_equal(ours[1], theirs[1])

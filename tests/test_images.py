@@ -264,3 +264,9 @@ def test_a_broken_file_is_named_through_the_data_set(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"bad\.png is empty"):
         images.ImageFiles([tmp_path / "bad.png"], None)[0]
+
+
+def test_a_script_with_the_name_of_a_picture_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    with pytest.raises(UserError, match="no whole image"):
+        images.read(tmp_path / "a.png")

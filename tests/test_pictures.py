@@ -236,3 +236,24 @@ def test_classes_are_in_natural_order(tmp_path):
     folder = columns(tmp_path / "download")
     change(folder, "train.csv", label=10)
     assert pictures.classification(folder).classes == ("1", "3", "7", "10")
+
+
+def test_an_idx_file_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path):
+    head = b"\0\0\x08\x03" + b"".join(side.to_bytes(4, "big") for side in (1 << 26, 1, 1))
+    bomb = gzip.compress(head + bytes(1 << 26))
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(bomb)
+    (tmp_path / "sample_submission.csv").write_text("id,label\n0,0\n")
+    with pytest.raises(UserError, match="too many for its size"):
+        pictures.classification(tmp_path)
+
+
+@pytest.mark.parametrize("torn", [20, 60])
+def test_a_torn_gzip_is_one_sentence(tmp_path, torn):
+    pixels = np.random.default_rng(0).integers(0, 256, 64, np.uint8).tobytes()
+    head = b"\0\0\x08\x03" + b"".join(side.to_bytes(4, "big") for side in (4, 4, 4))
+    content = bytearray(gzip.compress(head + pixels))
+    content[torn] ^= 255
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(content[:-12])
+    (tmp_path / "sample_submission.csv").write_text("id,label\n0,0\n")
+    with pytest.raises(UserError, match="no sound idx file"):
+        pictures.classification(tmp_path)

@@ -41,7 +41,9 @@ def test_the_beginning_of_a_name_is_enough_where_it_fits_one_run(tmp_path: Path)
     home = runs(tmp_path, "line-12ab", "line-34cd", "curve-12ab", "line-34cd~1")
     assert run.find(home, "toy", "cur").name == "curve-12ab"
     assert run.find(home, "toy", "line-34cd").name == "line-34cd"
-    with pytest.raises(UserError, match="fits 3 runs: line-12ab, line-34cd"):
+    assert run.find(home, "toy", "line-3").name == "line-34cd"  # not what was set aside
+    assert run.find(home, "toy", "line-34cd~1").name == "line-34cd~1"
+    with pytest.raises(UserError, match="fits 2 runs: line-12ab, line-34cd"):
         run.find(home, "toy", "line")
     with pytest.raises(UserError, match="there are: curve-12ab"):
         run.find(home, "toy", "spline")
@@ -97,3 +99,9 @@ def test_tidying_removes_leftovers_and_nothing_that_is_needed(tmp_path: Path) ->
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
     unfinished = {f"fold1-seed0/{file}" for file in run.ASKED.values()}
     assert left == {"fold0-seed0/answers.npz", *unfinished}
+
+
+@pytest.mark.parametrize("name", ["fold0", "fold-1-seed0", "fold0-seed", "fold٣-seed0", "x-seed0"])
+def test_a_member_s_name_that_none_has_is_an_error(name: str) -> None:
+    with pytest.raises(UserError, match="no member"):
+        Key.parse(name)

@@ -345,3 +345,46 @@ def test_a_solution_that_lacks_a_column_or_a_row_is_refused(tmp_path: Path) -> N
     path.write_text("id,label\na,10\n")
     with pytest.raises(UserError, match=r"lacks 2 ids: 'b', 'c'"):
         labels().read(DIGITS, path)
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+SUM(A1)", "-Xy12", "@home", "\tx", "-", "-1e", "+٣"])
+def test_what_a_spreadsheet_would_execute_is_refused_unless_it_is_said_to_be_harmless(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "s.csv"
+    hostile = data(["a", name], {"id": [name, "a"], "label": ["0", "0"]}, ["0", "1"])
+    with pytest.raises(UserError, match=r"row 1, column 'id'.*formulas=True") as caught:
+        labels().write(hostile, np.array([0, 1]), path)
+    assert repr(name) in str(caught.value)
+    with pytest.raises(UserError, match="a class: a spreadsheet"):
+        labels().screen(data(["a"], {"id": ["a"], "label": ["0"]}, ["0", name]))
+    with pytest.raises(UserError, match="a column: a spreadsheet"):
+        numbers().screen(data(["a"], {"id": ["a"], name: ["0"]}))
+    assert not path.exists()
+    labels(formulas=True).write(hostile, np.array([0, 1]), path)
+    assert tables.words(path)["id"].tolist() == [name, "a"]  # as it was, to the letter
+
+
+@pytest.mark.parametrize(
+    "name", ["-1", "+1", "-1.5e3", "+.5", "-0", "a-b", "a=1", " =1", "é", "1e-3"]
+)
+def test_plain_numbers_and_words_are_no_formulas(name: str, tmp_path: Path) -> None:
+    plain = data(["a", name], {"id": [name, "a"], "label": ["0", "0"]}, ["0", name])
+    labels().write(plain, np.array([0, 1]), tmp_path / "s.csv")
+
+
+def test_a_number_is_read_as_kaggle_reads_it_and_not_as_python_does(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    for cell in ("1_0", "１０", "٣"):
+        path.write_text(f"id,label\na,{cell}\nb,0\nc,0\n", encoding="utf-8")
+        with pytest.raises(UserError, match="none of the classes"):
+            labels().read(DIGITS, path)
+
+
+@pytest.mark.parametrize("name", ["\rx", "x\ry"])
+def test_a_carriage_return_which_readers_take_for_the_end_of_a_row_is_refused(
+    name: str, tmp_path: Path
+) -> None:
+    broken = data(["a", name], {"id": [name, "a"], "label": ["0", "0"]}, ["0", "1"])
+    with pytest.raises(UserError, match="carriage return"):
+        labels(formulas=True).write(broken, np.array([0, 1]), tmp_path / "s.csv")

@@ -283,3 +283,18 @@ def test_the_word_na_is_a_class(tmp_path: Path) -> None:
     change = {"train.csv": "id,a,b,y\n1,1,1,NA\n2,2,2,None\n"}
     data = tables.classification(folder(tmp_path, {**TOY, **change}))
     assert data.classes == ("NA", "None")
+
+
+def test_an_id_or_class_wider_than_any_name_is_refused_before_it_fills_the_memory(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "test.csv").write_text("id,x\n1,2\n2,3\n")
+    (tmp_path / "sample_submission.csv").write_text(f"id,y\n1,0\n{'2' * 300},0\n")
+    with pytest.raises(UserError, match="row 2, column 'id' has more than 256 characters"):
+        tables.regression(tmp_path)
+
+
+def test_nul_bytes_which_numpy_would_drop_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"id,x\na,1\na\0,2\n")
+    with pytest.raises(UserError, match="NUL"):
+        tables.read(tmp_path / "a.csv", text=["id"])
