@@ -35,6 +35,7 @@ from .train import Plan, Saver, Trained, epoch_seed, learn, seen, start, train
 RECORD = "engine.json"  # in the folder of the run
 
 _FEW_STEPS = 200  # of a member: recording a pass and the trial would take longer than they save
+_SHORT = 20.0  # seconds of all training one by one that are over before a trial has paid
 _LONG_STEP = 0.3  # seconds of a step alone from which a trial costs more than it could find out
 _GAIN = 0.9  # a round must take less than this share of the time that it takes one by one
 _ROUNDS, _REPEATS = 3, 4  # of the trial
@@ -325,6 +326,9 @@ def _demand_faster(plans: Sequence[Plan], batch: Batch, passes: Passes) -> str:
         step = _seconds(alone, device, 1)
         if step > _LONG_STEP:
             raise Unstackable(f"a step takes {step:.1f} s by itself")
+        whole = step * count * plans[0].epochs * plans[0].steps_per_epoch
+        if whole < _SHORT:
+            raise Unstackable(f"that takes about {_brief(whole)}, too little to gain anything")
     stacked = _stacked(plans, batch, passes)
     times: list[tuple[float, float]] = []
     for _ in range(_REPEATS):  # in turn, so that a busy machine slows both

@@ -24,7 +24,7 @@ from .randomness import seed_all
 
 _FEW_ROWS = 32  # of a batch, on which models are compared in double precision
 # Largest difference of losses and of whole gradients, relative, between a model stacked and alone.
-_TOLERANCE = {"fp64": 1e-6, "fp32": 2e-3, "bf16": 0.3, "fp16": 0.3}
+_TOLERANCE = {"fp64": 1e-6, "fp32": 1e-2, "bf16": 0.3, "fp16": 0.3}
 Generators = Sequence[torch.Generator]  # of what each model draws in a pass: dropout
 
 
@@ -197,7 +197,7 @@ class Stack:
         exact = Stack(doubled, self.objective, _in_single(config), records=False)
         try:
             exact._compare(rebuilt(batch, [_double(part) for part in few]), seeds, "fp64")
-        except RuntimeError:  # numbers in the model's code that are of single precision
+        except (RuntimeError, TypeError):  # single precision in the model's code; Apple's GPUs
             single = list(map(copy.deepcopy, self.models))
             exact = Stack(single, self.objective, _in_single(config), records=False)
             exact._compare(rebuilt(batch, few), seeds, "fp32")

@@ -42,6 +42,11 @@ def fitted(run: Path, recipe: Any = None, rows: Any = None, count: int = 3, **kn
 LONG = {"epochs": 60, "score_every": 0, "checkpoint_seconds": 3600}
 
 
+@pytest.fixture(autouse=True)
+def tried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_SHORT", 0.0)  # trainings here take a second
+
+
 def test_auto_stacks_small_networks_because_that_is_faster(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -120,6 +125,15 @@ def test_few_steps_and_single_members_are_not_worth_a_trial(tmp_path: Path) -> N
     assert (choice.engine, choice.why) == ("solo", "it is the only one")
 
 
+def test_a_short_training_is_not_worth_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_SHORT", 20.0)
+    _, (choice,) = fitted(tmp_path, **LONG)
+    assert choice.engine == "solo"
+    assert choice.why.endswith("too little to gain anything")
+
+
 def branching(config: Any, task: Any) -> nn.Module:
     class Branching(nn.Sequential):
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -169,6 +183,16 @@ def test_a_wrong_stack_is_never_trained(tmp_path: Path, monkeypatch: pytest.Monk
     _, (choice,) = fitted(tmp_path, engine="stacked")
     assert choice.engine == "solo"
     assert "its gradient would be another" in choice.why
+
+
+@pytest.mark.skipif(not devices.can_compile(torch.device("cpu")), reason="no compiler")
+def test_a_compiled_stack_learns_what_an_eager_one_does(tmp_path: Path) -> None:
+    found = []
+    for wanted in ("off", "on"):
+        made, (choice,) = fitted(tmp_path / wanted, engine="stacked", compile=wanted)
+        assert choice.engine == "stacked"
+        found.append([regressor().restore(of.folder, settings(), {})(of.valid) for of in made])
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
 
 
 # --- memory -------------------------------------------------------------------------------------
