@@ -1,7 +1,8 @@
-"""Members stacked against the same members one by one: `python benchmarks/stacked.py`.
+"""Members stacked against the same members one by one, on the CPU.
 
-Prints, for networks of several widths on the data of fit_1d, the time of each engine for the same
-epochs (whole `fit`, in turn in one process, the least of the repeats), and their ratio.
+`python benchmarks/stacked.py DIR [dense|neural]`, with fit_1d's data in DIR. Prints, for networks
+of several widths, the time of each engine for the same epochs (whole `fit`, the decision included,
+in turn in one process on one thread, the least of the repeats), and their ratio.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def seconds(recipe: Any, data: Any, seeds: int, config: Any) -> float:
 
 def compare(name: str, recipe: Any, data: Any, seeds: int, config: Any, repeats: int = 3) -> None:
     times: dict[str, list[float]] = {"solo": [], "stacked": []}
+    seconds(recipe, data, 1, replace(config, engine="stacked", epochs=1, polish=0))  # imports
     for _ in range(repeats):
         for engine, found in times.items():
             found.append(seconds(recipe, data, seeds, replace(config, engine=engine)))
@@ -71,16 +73,17 @@ def compare(name: str, recipe: Any, data: Any, seeds: int, config: Any, repeats:
 def main(folder: str, *wanted: str) -> None:
     """Compare on the practice data of fit_1d in `folder`."""
     logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
     data = tables.regression(Path(folder))
     rows = lambda split, config: split.tensors()  # noqa: E731
     quick = {"batch_size": 128, "precision": "fp32", "compile": "off", "score_every": 0}
-    for width, epochs in ((16, 60), (32, 60), (64, 40), (256, 6)):
+    for width, epochs in ((16, 200), (32, 200), (64, 100), (256, 30)):
         for seeds in (1, 4):
             if wanted and "dense" not in wanted:
                 continue
             recipe = Network(rows, dense(width), regression, NetworkConfig())
             config = NetworkConfig(epochs=epochs, **quick)  # type: ignore[arg-type]
-            compare(f"dense, 3 × {width}", recipe, data, seeds, config)
+            compare(f"dense, 3 × {width}", recipe, data, seeds, config, 3 if seeds == 1 else 2)
     neural: Any = competition.find("fit_1d", HOME).recipes["neural"]
     base = replace(neural.config, precision="fp32", compile="off", epochs=300)
     for polish in (0, 10):
@@ -91,5 +94,4 @@ def main(folder: str, *wanted: str) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(torch.get_num_threads())
     main(*sys.argv[1:])

@@ -30,7 +30,7 @@ from .optimizers import Optimizers
 from .randomness import generator
 from .recipe import Member, demand_none, one_by_one
 from .stacking import Passes, Stack, Unstackable, demand_stackable, together
-from .train import Plan, Saver, Trained, epoch_seed, learn, seen, start, train
+from .train import Plan, Saver, Trained, demand_possible, epoch_seed, learn, seen, start, train
 
 RECORD = "engine.json"  # in the folder of the run
 
@@ -244,10 +244,15 @@ def _decided(members: Sequence[Member], work: Work, config: NetworkConfig) -> li
         ]
     except Unstackable as reason:
         return [Choice("solo", names, str(reason))]
+    except RuntimeError as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        return [Choice("solo", names, "there is not memory enough for two")]
 
 
 def _demand_worthwhile(plan: Plan) -> None:
-    """Raise Unstackable for what needs no trial."""
+    """Raise Unstackable for what needs no trial, UserError for what cannot be trained at all."""
+    demand_possible(plan)
     demand_stackable(plan.model, plan.objective, plan.config, plan.loader.device)
     if plan.loader.resident is None:
         raise Unstackable("rows are streamed")

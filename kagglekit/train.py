@@ -368,9 +368,9 @@ def diverged(plan: Plan, state: State, losses: Tensor) -> DivergedError:
 
 def _last_sound(plan: Plan) -> str:
     saved = checkpoint.load(plan.checkpoint)
-    if saved is None:
+    progress = saved.members.get(plan.name, {}).get("progress") if saved else None
+    if progress is None:  # a cohort's may hold other members alone
         return "no checkpoint was written before"
-    progress = saved.members[plan.name]["progress"]
     return (
         f"the last sound state, after batch {progress['batch']} of epoch {progress['epoch'] + 1}, "
         f"is in {plan.checkpoint}"

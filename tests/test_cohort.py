@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from kagglekit import engine, signals
+from kagglekit import checkpoint, engine, signals
 from kagglekit.augment import affine
 from kagglekit.errors import DivergedError
 from kagglekit.network import Network
@@ -269,18 +269,21 @@ def test_the_cohort_of_the_beginning_is_kept_whatever_is_asked_for_later(tmp_pat
 # --- each for itself ----------------------------------------------------------------------------
 
 
-def bursting(of: Member) -> Member:
-    """The member with a target that makes its loss burst."""
-    data = replace(of.train.data, target=of.train.data.target * 1e30)
-    return replace(of, train=replace(of.train, data=data))
+def bursting(of: Member, config: Any) -> Member:
+    """The member with one infinite target, in its second batch."""
+    position = int(regressor()._planned(of, config).loader.order(0)[20])
+    target = of.train.data.target.copy()
+    target[of.train.rows[position]] = np.inf
+    return replace(of, train=replace(of.train, data=replace(of.train.data, target=target)))
 
 
 def test_a_member_that_bursts_stops_alone_and_the_others_learn_the_same(tmp_path: Path) -> None:
     config, recipe = settings(engine="stacked", optimizer="sgd"), regressor()
     first, second, third = members(numbers(), tmp_path)
     with pytest.raises(DivergedError, match="fold1-seed0: the loss became") as caught:
-        recipe.fit([first, bursting(second), third], config)
+        recipe.fit([first, bursting(second, config), third], config)
     assert list(caught.value.members) == ["fold1-seed0"]
+    assert set(engines(tmp_path).values()) == {"stacked"}
     alone = members(numbers(), tmp_path / "alone")
     recipe.fit(alone, settings(engine="solo", optimizer="sgd"))
     for of, other in ((first, alone[0]), (third, alone[2])):
@@ -289,7 +292,12 @@ def test_a_member_that_bursts_stops_alone_and_the_others_learn_the_same(tmp_path
             torch.testing.assert_close(weight, theirs[key], rtol=1e-3, atol=1e-5)
     assert not (second.folder / "weights.safetensors").exists()
     with pytest.raises(DivergedError, match="fold1-seed0: the loss became"):
-        recipe.fit([bursting(second)], config)
+        recipe.fit([bursting(second, config)], config)
+    found = checkpoint.load(tmp_path / "cohort-fold0-seed0.bin")
+    assert found is not None
+    stopped = found.members["fold1-seed0"]
+    assert "failed" in stopped
+    assert (stopped["progress"]["epoch"], stopped["progress"]["batch"]) == (0, 1)
 
 
 def test_others_go_on_after_a_burst_and_a_kill_to_the_same_bytes(
@@ -299,7 +307,7 @@ def test_others_go_on_after_a_burst_and_a_kill_to_the_same_bytes(
     cohorts = []
     for name in ("a", "b"):
         first, second, third = members(numbers(), tmp_path / name)
-        cohorts.append([first, bursting(second), third])
+        cohorts.append([first, bursting(second, config), third])
     with pytest.raises(DivergedError):
         recipe.fit(cohorts[0], config)
     with monkeypatch.context() as context:
@@ -308,6 +316,7 @@ def test_others_go_on_after_a_burst_and_a_kill_to_the_same_bytes(
             recipe.fit(cohorts[1], config)
     with pytest.raises(DivergedError, match="fold1-seed0"):
         recipe.fit(cohorts[1], config)
+    assert set(engines(tmp_path / "a").values()) == {"stacked"}
     assert files_of(cohorts[0][::2]) == files_of(cohorts[1][::2])
 
 
