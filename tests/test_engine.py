@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from kagglekit import cohort, devices, engine, files
+from kagglekit.augment import affine
 from kagglekit.cli import main
 from kagglekit.errors import UserError
 from kagglekit.recipe import Member
@@ -21,14 +22,16 @@ from kagglekit.stacking import Stack
 from tests import miniatures
 from tests.engine import (
     KilledError,
+    classifier,
     dense,
     killed_at_save,
     numbers,
     on_one_thread,  # noqa: F401
+    pictures,
     regressor,
     settings,
 )
-from tests.test_cohort import engines, files_of, members
+from tests.test_cohort import engines, files_of, members, normed
 
 
 def fitted(run: Path, recipe: Any = None, rows: Any = None, count: int = 3, **knobs: Any) -> Any:
@@ -318,3 +321,24 @@ def test_members_of_one_pace_have_batches_of_one_shape(tmp_path: Path) -> None:
 
     assert paces(numbers(94), batch_size=16) == {(16, 3, 4)}
     assert len(paces(numbers(94), batch_size=1000)) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("knobs", [
+    {"ema": 0.8, "mixup": 0.2, "clip_norm": 0.1},
+    {"precision": "bf16", "optimizer": "muon"},
+    {"compile": "on"},
+], ids=str)  # fmt: skip
+def test_a_stack_on_a_gpu_learns_what_its_members_learn_alone(
+    knobs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "device", lambda: torch.device("cuda"))
+    recipe = classifier(model=normed, augment=lambda config: affine(degrees=10))
+    found = []
+    for kind in ("solo", "stacked"):
+        made, (choice,) = fitted(tmp_path / kind, recipe, pictures(), engine=kind, **knobs)
+        assert choice.engine == kind
+        found.append([recipe.restore(of.folder, settings(), {})(of.valid) for of in made])
+    most = 0.1 if "precision" in knobs else 0.02  # TensorFloat-32 multiplies convolutions
+    np.testing.assert_allclose(*found, atol=most)
