@@ -124,8 +124,10 @@ def _together(choice: Choice, members: Sequence[Member], work: Work) -> dict[str
 
     saver = Saver(path, plans[0].stamp.of(", ".join(choice.members)), plans[0].config)
     try:
+        if plans[0].stamp.forced:  # the source may be another than that which was compared
+            _demand_right(plans, together(list(map(_first_batch, plans))), work.passes)
         return train_cohort(plans, saver, finish, work.passes)
-    except Unstackable as reason:  # forced to go on with other source or versions
+    except Unstackable as reason:
         changed = [replace(choice, engine="solo", why=str(reason))]
     except RuntimeError as error:
         if not devices.is_out_of_memory(error) or len(members) < 2:
@@ -280,8 +282,7 @@ def _decided_on(plans: Sequence[Plan], passes: Passes) -> list[Choice]:
     try:
         batch = together([_first_batch(plan) for plan in plans])
         why = _demand_faster(plans, batch, passes) if config.engine == "auto" else "engine=stacked"
-        stack = _copied_stack(plans, passes)
-        stack.demand_right(batch, [epoch_seed(plan, 0) for plan in plans])
+        _demand_right(plans, batch, passes)
     except Unstackable as reason:
         return [Choice("solo", names, str(reason))]
     except RuntimeError as error:
@@ -290,6 +291,12 @@ def _decided_on(plans: Sequence[Plan], passes: Passes) -> list[Choice]:
         half = math.ceil(len(plans) / 2)
         return [*_decided_on(plans[:half], passes), *_decided_on(plans[half:], passes)]
     return [Choice("stacked", names, why)]
+
+
+def _demand_right(plans: Sequence[Plan], batch: Batch, passes: Passes) -> None:
+    """Raise Unstackable unless each member has in a stack what it has alone; on copies."""
+    seeds = [epoch_seed(plan, 0) for plan in plans]
+    _copied_stack(plans, passes).demand_right(batch, seeds)
 
 
 def _first_batch(plan: Plan) -> Batch:

@@ -18,7 +18,7 @@ from kagglekit.cli import main
 from kagglekit.errors import UserError
 from kagglekit.recipe import Member
 from kagglekit.run import Run
-from kagglekit.stacking import Stack
+from kagglekit.stacking import Stack, Unstackable
 from tests import miniatures
 from tests.engine import (
     KilledError,
@@ -196,6 +196,30 @@ def test_a_compiled_stack_learns_what_an_eager_one_does(tmp_path: Path) -> None:
         assert choice.engine == "stacked"
         found.append([regressor().restore(of.folder, settings(), {})(of.valid) for of in made])
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
+def test_a_resume_that_is_forced_compares_the_stack_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(run: Path) -> list[Member]:
+        made = members(numbers(), run)
+        with monkeypatch.context() as patch:
+            killed_at_save(patch, 4)
+            with pytest.raises(KilledError):
+                regressor().fit(made, settings(engine="stacked"))
+        return made
+
+    def refuse(*given: Any) -> None:
+        raise Unstackable("the model has changed")
+
+    usual, forced = begun(tmp_path / "usual"), begun(tmp_path / "forced")
+    monkeypatch.setattr(Stack, "demand_right", refuse)
+    regressor().fit(usual, settings(engine="stacked"))
+    assert set(engines(tmp_path / "usual").values()) == {"stacked"}
+    stamp = replace(forced[0].stamp, forced=True)
+    regressor().fit([replace(of, stamp=stamp) for of in forced], settings(engine="stacked"))
+    (choice,) = engine.recorded(tmp_path / "forced")
+    assert (choice.engine, choice.why) == ("solo", "the model has changed")
 
 
 # --- memory -------------------------------------------------------------------------------------
