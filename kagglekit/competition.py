@@ -33,6 +33,7 @@ class Competition:
     decision: Decision = as_is  # answers -> what metric and submission want
     combine: Combine = mean  # several members' answers for one row -> one
     practice: Mapping[str, Practice] = field(default_factory=dict)  # the first is the default
+    public_share: float | None = None  # of the test rows in the public score; None = not known
 
 
 def names(folder: Path) -> list[str]:

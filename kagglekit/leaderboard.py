@@ -213,8 +213,8 @@ def _row(
         device=told.get("device"),
         precision=told.get("precision"),
         practice_lb=_score(scores.get("practice_lb")),
-        public_lb=_score(journal.get("public")),
-        private_lb=_score(journal.get("private")),
+        public_lb=_score(_last(journal, "public")),
+        private_lb=_score(_last(journal, "private")),
         status=journal.get("status"),
         failed=len(told.get("failed", {})),
         forced=bool(told.get("forced")),
@@ -248,6 +248,12 @@ def _fits(value: Any, kind: Any) -> bool:
     if type(value) is not kind:
         return False
     return not isinstance(value, int | float) or abs(value) < (2**63 if kind is int else math.inf)
+
+
+def _last(journal: dict[str, Any], key: str) -> Any:
+    """What the last submission has that has any: one sent again may still be without a score."""
+    attempts = [journal, *journal.get("earlier", [])]
+    return next((a[key] for a in attempts if a.get(key) is not None), None)
 
 
 def _score(value: Any) -> float | None:
