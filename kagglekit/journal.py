@@ -58,6 +58,7 @@ class Attempt:
     public: float | None = None
     private: float | None = None
     error: str | None = None
+    reported: bool = False  # a command has ended with this score
 
     @property
     def unclear(self) -> bool:
@@ -145,6 +146,7 @@ def _is_sound(told: Mapping[str, Any]) -> bool:
         and all(_is(told.get(key), str | None) for key in _TEXTS)
         and all(_is_number(told.get(key)) for key in _NUMBERS)
         and _is(told.get("ref"), int | None)
+        and isinstance(told.get("reported", False), bool)
     )
 
 

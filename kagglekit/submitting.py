@@ -115,6 +115,9 @@ def submit(request: Request, agreed: Callable[[Plan], bool], tell: Tell) -> dict
         if request.wait and attempt.waiting:
             attempt = _wait(service, target.place, attempt, tell)
         rank = _standing(service, target.home, found) if attempt.state == "scored" else None
+    if not attempt.waiting:
+        with _known(target.place, attempt) as known:
+            _keep(target.place, replace(known, reported=True))
     if attempt.state == "failed":
         reason = attempt.error or "it gave no reason"
         raise NetworkError(
@@ -253,14 +256,13 @@ def _source(request: Request, run: Run | None) -> Source:
             f"no data of {request.name} to hold the file against: "
             f"`kagglekit download {request.name}` brings them"
         )
-    practising = kind == "practice" if run else source.kind == "practice"
-    if practising and kaggle.is_real():
-        what = f"{run.name} answers practice data" if run else "there are only practice data here"
+    if kind == "practice" and request.data is None:
+        source = Source(folders.practice_folder(request.name), "practice")
+    if source.kind == "practice" and (kaggle.is_real() or kind not in (None, "practice")):
+        what = f"{run.name} answers" if run and kind == "practice" else "here are only"
         raise UserError(
-            f"{what}, not Kaggle's: `kagglekit download {request.name}`, and train on that"
+            f"{what} practice data, not Kaggle's: `kagglekit download {request.name}` brings those"
         )
-    if practising and request.data is None:
-        return Source(folders.practice_folder(request.name), "practice")
     return source
 
 
@@ -297,8 +299,8 @@ def _last(target: Target) -> Attempt | None:
 
 
 def _finished(target: Target, before: Attempt | None) -> Attempt | None:
-    """What became of a submission that an earlier command had sent, and not seen the end of."""
-    if before is None or not (before.waiting or before.unclear):
+    """What became of a submission that an earlier command had sent, and had not told the end of."""
+    if before is None or before.unsent or before.reported:
         return None
     now = _last(target)
     over = now is not None and now.marker == before.marker and now.state in ("scored", "failed")
@@ -413,6 +415,9 @@ def _send(service: Kaggle, target: Target, request: Request, tell: Tell) -> Atte
             token = service.upload(target.file.name, target.content, target.modified)
             attempt = replace(attempt, state="uploaded", uploaded=journal.now())
             _keep(target.place, attempt)
+            quota = service.quota()  # and a connection that is open: none is made between the steps
+            if quota.left < 1:
+                raise NetworkError(_used_up(target, quota))
             tell("submitting")
             try:
                 return _create(service, target.place, attempt, token)
@@ -451,7 +456,7 @@ def _create(service: Kaggle, place: Path, attempt: Attempt, token: str) -> Attem
     """The one step that spends a submission. Ctrl-C waits for its end."""
     with signals.deferred():
         unsent, attempt = attempt, replace(attempt, sent=journal.now())
-        _keep(place, attempt)  # whoever reads this must never send it again
+        _write(place, attempt)  # whoever reads this must never send it again
         try:
             ref = service.create(token, attempt.description)
         except UnclearError:
@@ -466,11 +471,18 @@ def _create(service: Kaggle, place: Path, attempt: Attempt, token: str) -> Attem
 
 def _keep(place: Path, attempt: Attempt) -> Attempt:
     """Put an attempt on the disk, in the place of what was known of it, and mirror it."""
-    others = [other for other in journal.read(place) if other.marker != attempt.marker]
-    is_old = any(other.planned > attempt.planned for other in others)
-    journal.write(place, [*others, attempt] if is_old else [attempt, *others])
+    _write(place, attempt)
     _mirror(attempt)
     return attempt
+
+
+def _write(place: Path, attempt: Attempt) -> None:
+    known = journal.read(place)
+    if any(other.marker == attempt.marker for other in known):
+        known = [attempt if other.marker == attempt.marker else other for other in known]
+    else:
+        known = [attempt, *known]
+    journal.write(place, known)
 
 
 def _mirror(attempt: Attempt) -> None:
@@ -514,20 +526,23 @@ def _look_up(service: Kaggle, place: Path, attempt: Attempt, tell: Tell) -> Atte
 
 def _told(place: Path, attempt: Attempt, found: Submitted) -> Attempt:
     """Write down what Kaggle says; another process may have heard more of it meanwhile."""
-    with _locked(place.parent, "", lambda line: None):
-        same = [other for other in journal.read(place) if other.marker == attempt.marker]
-        before = same[0] if same else attempt
+    with _known(place, attempt) as before:
         after = journal.told(before, found)
         return after if after == before else _keep(place, after)
 
 
-def _give_up(place: Path, attempt: Attempt) -> Attempt:
-    """Note that it was not found, unless another process has found it meanwhile."""
+@contextmanager
+def _known(place: Path, attempt: Attempt) -> Iterator[Attempt]:
+    """An attempt as it is on the disk now, which no other process changes meanwhile."""
     with _locked(place.parent, "", lambda line: None):
         same = [other for other in journal.read(place) if other.marker == attempt.marker]
-        if same and not same[0].unclear:
-            return same[0]
-        return _keep(place, replace(attempt, state="unknown"))
+        yield same[0] if same else attempt
+
+
+def _give_up(place: Path, attempt: Attempt) -> Attempt:
+    """Note that it was not found, unless another process has found it meanwhile."""
+    with _known(place, attempt) as before:
+        return _keep(place, replace(before, state="unknown")) if before.unclear else before
 
 
 def _wait(service: Kaggle, place: Path, attempt: Attempt, tell: Tell) -> Attempt:
@@ -572,7 +587,7 @@ def _age(moment: str) -> float:
 # --- what there is ------------------------------------------------------------------------------
 
 
-def _settle(home: Path, slug: str, found: Sequence[Submitted]) -> None:
+def _settle(home: Path, slug: str, found: Sequence[Submitted], reported: bool = False) -> None:
     """Write down what Kaggle's list says of our attempts, unless somebody is just sending."""
     if not home.is_dir():
         return
@@ -585,6 +600,8 @@ def _settle(home: Path, slug: str, found: Sequence[Submitted]) -> None:
             after = [
                 journal.told(a, journal.listed(a, found)) if a.slug == slug else a for a in attempts
             ]
+            if reported:
+                after = [replace(a, reported=a.state in ("scored", "failed")) for a in after]
             if after != attempts:
                 journal.write(place, after)
             _mirror(after[0])
@@ -598,7 +615,7 @@ def submissions(name: str, slug: str | None, tell: Tell) -> dict[str, Any]:
     with kaggle.connected(slug) as service:
         tell("asking Kaggle")
         found = service.submissions()
-        _settle(home, slug, found)
+        _settle(home, slug, found, reported=True)
         quota = service.quota()
         rank = _standing(service, home, found) if found else None
     return {
