@@ -186,7 +186,7 @@ def told(attempt: Attempt, found: Submitted | None) -> Attempt:
         attempt,
         sent=attempt.sent or found.when or now(),
         created=attempt.created or found.when or now(),
-        ref=found.ref,
+        ref=attempt.ref or found.ref,
         status=found.status,
         public=attempt.public if found.public is None else found.public,
         private=attempt.private if found.private is None else found.private,

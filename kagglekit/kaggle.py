@@ -221,7 +221,7 @@ class Kaggle:
             elif number > 1:
                 request.page = number
             told = self._call("list_submissions", request, "listing submissions")
-            fresh = [item for item in told.submissions if item.ref not in found]
+            fresh = [item for item in told.submissions if item.ref and item.ref not in found]
             found.update((item.ref, _submitted(item)) for item in fresh)
             token, number = told.next_page_token or "", number + 1
             if not fresh or (not token and len(told.submissions) < _FULL_PAGE):
@@ -234,7 +234,10 @@ class Kaggle:
 
         request = ApiGetSubmissionRequest()
         request.ref = ref
-        return _submitted(self._call("get_submission", request, "asking for the score"))
+        told = self._call("get_submission", request, "asking for the score")
+        if told.ref != ref:
+            raise NetworkError("Kaggle told of another submission than the one asked for")
+        return _submitted(told)
 
     def upload(self, name: str, content: bytes, modified: float) -> str:
         """Bring a file to Kaggle and return its token; no submission comes of that alone."""
@@ -503,10 +506,11 @@ def _is_unsent(error: Exception) -> bool:
     import requests
     from urllib3 import exceptions as causes
 
-    if isinstance(error, requests.ConnectTimeout):
+    cause = _cause(error)
+    # a ProxyError alone says nothing: a line that breaks after the request is one too
+    if isinstance(cause, causes.NewConnectionError | causes.ConnectTimeoutError):
         return True
-    unmade = (causes.NewConnectionError, causes.ConnectTimeoutError, causes.ProxyError)
-    if isinstance(_cause(error), unmade):
+    if "Tunnel connection failed" in str(cause):
         return True
     return isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE" in str(error)
 
@@ -514,7 +518,8 @@ def _is_unsent(error: Exception) -> bool:
 def _cause(error: Exception) -> object:
     """What urllib3 says, inside what requests makes of it."""
     inner = error.args[0] if error.args else None
-    return getattr(inner, "reason", None) or inner
+    reason = getattr(inner, "reason", None) or inner
+    return getattr(reason, "original_error", None) or reason
 
 
 def _is_passing(error: Exception) -> bool:
@@ -523,7 +528,9 @@ def _is_passing(error: Exception) -> bool:
 
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return _code(error.response) in (408, 429) or _code(error.response) >= 500
-    if isinstance(error, requests.exceptions.SSLError | requests.exceptions.ProxyError):
+    if isinstance(error, requests.exceptions.ProxyError):
+        return not _is_unsent(error)
+    if isinstance(error, requests.exceptions.SSLError):
         return False
     return isinstance(error, OSError | ValueError | KeyError | TypeError | AttributeError)
 
@@ -533,7 +540,7 @@ def _connection(error: requests.RequestException, doing: str) -> NetworkError:
     from urllib3.exceptions import NameResolutionError
 
     cause = _cause(error)
-    if isinstance(error, requests.exceptions.ProxyError):
+    if isinstance(error, requests.exceptions.ProxyError) and _is_unsent(error):
         return NetworkError(
             f"the proxy does not let us through while {doing}: mend or unset https_proxy and "
             "http_proxy"

@@ -31,7 +31,8 @@ class Ended:
     @property
     def complaint(self) -> str:
         assert "Traceback" not in self.err, self.err
-        (line,) = [line for line in self.err.splitlines() if line.startswith("kagglekit: ")]
+        line = self.err.splitlines()[-1]
+        assert line.startswith("kagglekit: "), self.err
         return line.removeprefix("kagglekit: ")
 
 
