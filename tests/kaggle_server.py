@@ -197,6 +197,12 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
+    def handle_one_request(self) -> None:
+        # a client behind a proxy waits for this with its body: 40 ms a call otherwise
+        if hasattr(socket, "TCP_QUICKACK"):
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        super().handle_one_request()
+
     def log_message(self, *_: object) -> None:
         pass
 
