@@ -470,9 +470,10 @@ def _create(service: Kaggle, place: Path, attempt: Attempt, token: str) -> Attem
 
 
 def _keep(place: Path, attempt: Attempt) -> Attempt:
-    """Put an attempt on the disk, in the place of what was known of it, and mirror it."""
+    """Put an attempt on the disk, in the place of what was known of it."""
     _write(place, attempt)
-    _mirror(attempt)
+    if attempt.ref is not None:  # before that there is nothing that the index shows
+        _mirror(attempt)
     return attempt
 
 
@@ -604,7 +605,8 @@ def _settle(home: Path, slug: str, found: Sequence[Submitted], reported: bool = 
                 after = [replace(a, reported=a.state in ("scored", "failed")) for a in after]
             if after != attempts:
                 journal.write(place, after)
-            _mirror(after[0])
+            if reported or after != attempts or not after[0].reported:
+                _mirror(after[0])  # also what a process killed here had written
 
 
 def submissions(name: str, slug: str | None, tell: Tell) -> dict[str, Any]:

@@ -6,6 +6,7 @@ files, sockets and signals, which starts in milliseconds. `python -m tests.typis
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -18,6 +19,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # what a process does just before one of these can be the last thing it did
 EVENTS = ("os.rename", "socket.connect", "time.sleep", "os.remove")
+
+
+# what a command may come to import, so that no process has to do it again
+IMPORTED = (
+    "kagglesdk.competitions.types.competition_api_service", "netrc", "requests", "rich.pager",
+    "rich.progress", "rich.table", "sqlite3", "tests.miniatures", "tests.toys",
+    *(f"kagglekit.{path.stem}" for path in (ROOT / "kagglekit").glob("[!_]*.py")),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,14 +99,8 @@ class Typist:
 
 
 def serve() -> None:
-    import kagglesdk
-    import kagglesdk.competitions.types.competition_api_service
-    import numpy  # noqa: F401
-    import requests  # noqa: F401
-
-    from tests import miniatures, toys  # noqa: F401
-
-    assert kagglesdk
+    for name in IMPORTED:
+        importlib.import_module(name)
     for line in sys.stdin:
         order = json.loads(line)
         said = [Path(order["in"], f".typed-{name}") for name in ("out", "err")]
