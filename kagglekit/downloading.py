@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 import shutil
@@ -60,11 +61,12 @@ def download(name: str, slug: str | None, command: str, tell: Tell) -> dict[str,
             listed = service.files()
             got = _fetched(service, target, work, tell)
         if got is None:
+            files.remove(work)
             return _report(name, competition.slug, target, None, False)
         tell("unpacking")
-        kept = _placed(got, target, work)
+        fresh, kept = _placed(got, target, work)
         lacking = _lacking(target, [file.name for file in listed])
-        return {**_report(name, competition.slug, target, kept, True), "lacking": lacking}
+        return {**_report(name, competition.slug, target, kept, fresh), "lacking": lacking}
 
 
 def _report(name: str, slug: str, target: Path, kept: Path | None, fresh: bool) -> dict[str, Any]:
@@ -261,8 +263,8 @@ class _Meter:
 # --- in place -----------------------------------------------------------------------------------
 
 
-def _placed(part: Path, target: Path, work: Path) -> Path | None:
-    """Unpack beside `target` and let that take its place; where the earlier data are, if any."""
+def _placed(part: Path, target: Path, work: Path) -> tuple[bool, Path | None]:
+    """Unpack beside `target` and let that take its place; whether it did, and where the old is."""
     whole = dict(_kept(work / "whole.json"))
     box = work / "box"
     _fresh(box)
@@ -285,9 +287,22 @@ def _placed(part: Path, target: Path, work: Path) -> Path | None:
     sizes = {key: path.stat().st_size for key, path in files.visible_files(made).items()}
     files.write_json(made / NOTE, {**whole, "files": sizes})
     (made / ".unpacked.json").unlink(missing_ok=True)
-    kept = _swap(made, target, work)
+    fresh = not _is_same_data(made, target)
+    if fresh:
+        kept = _swap(made, target, work)
+    else:
+        kept = None
+        files.write_bytes(target / NOTE, (made / NOTE).read_bytes())
     files.remove(work)
-    return kept
+    return fresh, kept
+
+
+def _is_same_data(made: Path, target: Path) -> bool:
+    """Whether `target` has these very files; others may lie beside them."""
+    if not target.is_dir():
+        return False
+    new, old = files.visible_files(made), files.visible_files(target)
+    return all(n in old and filecmp.cmp(path, old[n], shallow=False) for n, path in new.items())
 
 
 def _is_zip(path: Path) -> bool:

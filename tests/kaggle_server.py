@@ -61,6 +61,7 @@ class Server:
     heard: list[str] = field(default_factory=list)  # method and headers, of everything
     files: dict[str, bytes] = field(default_factory=dict)
     archive: bytes | None = None
+    blob: str = "archive.zip"  # what the storage calls it
     ranges: bool = True
     tag: str = '"one"'
     cut: list[int] = field(default_factory=list)  # bytes after which the next downloads break
@@ -267,7 +268,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(302)
         signature = random.randrange(1 << 60)
         self.send_header(
-            "Location", f"http://storage.example/bundle/archive.zip?Signature={signature}"
+            "Location", f"http://storage.example/bundle/{self.kaggle.blob}?Signature={signature}"
         )
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -290,8 +291,8 @@ class _Handler(BaseHTTPRequestHandler):
         if kaggle.cut:
             end = min(end, start + kaggle.cut.pop(0))
         self.wfile.write(body[start:end])
-        if end < len(body):
-            self._drop()
+        if end < len(body):  # without a reset, which would take back what is under way
+            self.close_connection = True
 
     # -- faults
 
