@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import credentials, folders
-from .errors import UserError
+from .errors import NetworkError, UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,9 +66,10 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Every finding, in the order in which to mend them. Nothing is sent or left anywhere.
+    """Every finding, in the order in which to mend them. Nothing is left anywhere.
 
-    No secret, or part of one, is in any finding. A check that fails is a finding itself.
+    Only the credentials are sent, to Kaggle, to see whether they work. No secret, or part of one,
+    is in any finding. A check that fails is a finding itself.
     """
     checks: Sequence[tuple[str, Callable[[], Iterable[Finding]]]] = (
         ("Python", _python),
@@ -82,6 +83,7 @@ def examine() -> list[Finding]:
         ("folders", _folders),
         ("Kaggle client", _kaggle_client),
         ("Kaggle credentials", _credentials),
+        ("Kaggle login", _login),
     )
     return [finding for name, check in checks for finding in _guarded(name, check)]
 
@@ -475,3 +477,22 @@ def _credentials() -> Iterable[Finding]:
         yield Finding(name, "problem", f"{found}; other users can read the file", remedy)
     else:
         yield Finding(name, "ok", found)
+
+
+def _login() -> Iterable[Finding]:
+    """Whether Kaggle accepts the credentials in force, asked with one call that changes nothing."""
+    found = credentials.sources()
+    if not found or found[0].fault:
+        return  # told already
+    from . import kaggle
+
+    name = "Kaggle login"
+    try:
+        with kaggle.connected("", hasty=True) as service:
+            service.greet()
+    except NetworkError as error:
+        yield Finding(name, "note", "not tried: Kaggle cannot be asked now", str(error))
+    except UserError as error:
+        yield Finding(name, "problem", "Kaggle does not let them in", str(error))
+    else:
+        yield Finding(name, "ok", "Kaggle accepts them")

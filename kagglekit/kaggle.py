@@ -140,7 +140,9 @@ def connected(slug: str, hasty: bool = False) -> Iterator[Kaggle]:
             user_agent=f"kagglekit/{__version__}",
         )  # fmt: skip
     except Exception as error:  # the client's own word for an environment that it does not know
-        raise UserError(f"KAGGLE_API_ENVIRONMENT is of no use ({error}): unset it") from error
+        raise UserError(
+            "KAGGLE_API_ENVIRONMENT names no place that Kaggle's client knows: unset it"
+        ) from error
     with client:
         kaggle = Kaggle(slug, source, client, hasty)
         kaggle.log_in()

@@ -25,12 +25,6 @@ YES = ("--yes", "--wait")
 
 
 @pytest.fixture(scope="module")
-def typist() -> Iterator[Typist]:
-    with Typist() as typing:
-        yield typing
-
-
-@pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, typist: Typist) -> Path:
     """A project with two runs."""
     home = tmp_path_factory.mktemp("trained")
