@@ -70,10 +70,14 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+KILLS ?= 20  # of each recipe
+
 certify: setup
-	$(BIN)/kagglekit certify fit_1d neural
-	$(BIN)/kagglekit certify fit_5d gp
-	$(BIN)/kagglekit certify mics_mnist cnn_small
+	$(BIN)/kagglekit certify fit_1d neural --kills $(KILLS)
+	$(BIN)/kagglekit certify fit_1d blend --kills $(KILLS)
+	$(BIN)/kagglekit certify fit_5d gp --kills $(KILLS)
+	$(BIN)/kagglekit certify mics_mnist cnn_small --kills $(KILLS)
+	$(BIN)/kagglekit certify mics_mnist cnn_small data=streamed workers=2 --kills $(KILLS)
 
 format: setup
 	$(BIN)/ruff format .

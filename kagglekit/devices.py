@@ -37,6 +37,18 @@ def describe(device: torch.device) -> str:
     return f"CPU ({torch.get_num_threads()} threads)"
 
 
+def spare_compiler() -> None:
+    """Keep torch's optimisers from importing torch's compiler, which takes seconds.
+
+    Some of their methods ask it to leave them alone, and import it for that the first time. Here
+    they are given the answer; a model that is compiled is compiled all the same.
+    """
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        plain = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if plain is not None and not hasattr(plain, "__dynamo_disable"):
+            plain.__dynamo_disable = plain
+
+
 def kernels(device: torch.device) -> str:
     """What the kernels are chosen by, and with them the last bits: the GPU, or CPU instructions."""
     return torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else describe(device)

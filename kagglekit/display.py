@@ -224,7 +224,7 @@ def _recipes(result: Json) -> RenderableType:
         groups.setdefault(tuple(by_recipe), []).append(by_recipe)
     for recipes in sorted(groups, key=len, reverse=True):
         parts.append(Text(f"\n{', '.join(recipes)}", "bold"))
-        parts.append(Padding(_knobs(groups[recipes]), (0, 0, 0, 2)))
+        parts.append(Padding(_knobs(groups[recipes]), (0, 0, 0, 2), expand=False))
     return Group(*parts)
 
 
@@ -274,8 +274,8 @@ def _run(run: Json) -> RenderableType:
     )
     grid.add_row(name, size(run["bytes"]), Text(ago(run["changed"]), "dim"))
     lines: list[RenderableType] = [grid]
-    lines += [Padding(line, (0, 0, 0, 2)) for line in _run_lines(run)]
-    return Padding(Group(*lines), (0, 0, 1, 0))
+    lines += [Padding(line, (0, 0, 0, 2), expand=False) for line in _run_lines(run)]
+    return Padding(Group(*lines), (0, 0, 1, 0), expand=False)
 
 
 def _run_lines(run: Json) -> list[Text]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import TensorDataset
 
@@ -14,7 +14,9 @@ from .estimator import Estimator
 from .function_network import FunctionConfig, FunctionNetwork, fit_scales, function_fitting
 from .gaussian_process import GaussianProcess
 from .network import Network
-from .splines import Spline
+
+if TYPE_CHECKING:
+    from .splines import Spline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,8 @@ def spline(**knobs: Any) -> Estimator[SplineConfig]:
     """Piecewise spline of one variable; a fit on all rows answers the test."""
 
     def learner(config: SplineConfig) -> Spline:
+        from .splines import Spline  # SciPy takes a while to import
+
         return Spline(
             degrees=config.degrees,
             gain=config.gain,

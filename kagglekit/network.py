@@ -85,6 +85,7 @@ class Network(Generic[C]):
 
     def fit(self, members: Sequence[Member], config: C) -> None:
         """Train each member; its weights and task go to its folder."""
+        devices.spare_compiler()
         for member in members:
             if not (member.folder / "weights.safetensors").exists():
                 self._fit(member, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -134,13 +135,28 @@ def _optimizers(groups: list[dict[str, Any]], config: NetworkConfig) -> list[tor
     groups = _with_peak(groups, config.lr)
     if config.optimizer == "sgd":
         nesterov = config.momentum > 0
-        return [torch.optim.SGD(groups, config.lr, momentum=config.momentum, nesterov=nesterov)]
+        return [_SGD(groups, config.lr, momentum=config.momentum, nesterov=nesterov)]
     return [_adamw(groups, betas=(0.9, 0.999))]
 
 
 def _adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
     fused = all(weight.device.type in ("cuda", "cpu") for g in groups for weight in g["params"])
-    return torch.optim.AdamW(groups, betas=betas, fused=fused)
+    return _AdamW(groups, betas=betas, fused=fused)
+
+
+class _AdamW(torch.optim.AdamW):
+    """torch's, without what surrounds its step: that imports torch's compiler, which takes seconds.
+
+    The compiler is told there to leave the step alone, and no step of ours is compiled.
+    """
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class _SGD(torch.optim.SGD):
+    """As `_AdamW`."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
 
 
 def _with_peak(groups: list[dict[str, Any]], lr: float) -> list[dict[str, Any]]:

@@ -369,6 +369,7 @@ def _manifest(job: Job) -> dict[str, Any]:
         "stamp": dict(job.stamp.parts),
         "command": job.request.command,
         "seconds": 0.0,
+        "failed": {},
     }
 
 
@@ -388,14 +389,13 @@ def _fit(job: Job, waiting: Sequence[Key], progress: Progress) -> None:
     for key in waiting:
         began = time.monotonic()
         try:
-            score = _train_member(job, key, progress)
+            with _timed(job):
+                score = _train_member(job, key, progress)
         except DivergedError as error:
             failed[key.name] = str(error)
             progress.say(str(error))
         else:
             progress.finish(key.name, score, time.monotonic() - began)
-        finally:  # also of a session that is interrupted
-            _note(job, seconds=job.run.manifest()["seconds"] + time.monotonic() - began)
     _note(job, failed=failed)
     if failed:
         _record(job)
@@ -404,6 +404,23 @@ def _fit(job: Job, waiting: Sequence[Key], progress: Progress) -> None:
             f"{job.run.name} is incomplete: {len(failed)} of {len(job.keys)} members stopped "
             f"({first}); the others are finished and are kept"
         )
+
+
+@contextlib.contextmanager
+def _timed(job: Job) -> Iterator[None]:
+    """Add the seconds spent inside to the run's, also those of a session that is interrupted."""
+    began = time.monotonic()
+
+    def note() -> None:
+        _note(job, seconds=job.run.manifest()["seconds"] + time.monotonic() - began)
+
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(UserError):  # what went wrong first says more
+            note()
+        raise
+    note()
 
 
 def _train_member(job: Job, key: Key, progress: Progress) -> float | None:
@@ -534,6 +551,7 @@ def _conclude(job: Job) -> None:
     _note(
         job,
         finished=runs.now(),
+        failed={},  # also where a process was killed before it could say so
         seeds=sorted({key.seed for key in members}),
         members=[key.name for key in members],
         submission=str(job.csv.resolve()),

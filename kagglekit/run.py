@@ -23,15 +23,36 @@ _Kind = tuple[type | UnionType, type | UnionType]  # of a JSON value, and of wha
 _MANIFEST: dict[str, _Kind] = {
     "recipe": (str, str),
     "competition": (str, str),
-    "members": (list, str),
+    "started": (str, str),
     "finished": (str | None, str),
-    "seconds": (int | float, str),
+    "config": (dict, object),
+    "seeds": (list, int),
+    "members": (list, str),
     "needs": (dict, str),
+    "data": (dict, str),
     "classes": (list, str),
     "columns": (list, str),
     "inputs": (list | None, int),
+    "device": (str, str),
+    "precision": (str, str),
+    "versions": (dict, str),
+    "stamp": (dict, str),
+    "seconds": (int | float, str),
 }
-_SCORES: dict[str, _Kind] = {"metric": (str, str), "cv": (int | float, str), "folds": (list, dict)}
+_LATER: dict[str, _Kind] = {"wanted": (list, str), "failed": (dict, str), "forced": (list, dict)}
+_SCORES: dict[str, _Kind] = {
+    "metric": (str, str),
+    "greater_is_better": (bool, str),
+    "cv": (int | float, str),
+    "mean": (int | float, str),
+    "std": (int | float, str),
+    "coverage": (int | float, str),
+    "folds": (list, dict),
+    "members": (list, dict),
+    "views": (list, dict),
+    "practice_lb": (int | float | None, str),
+    "seconds": (int | float, str),
+}
 # the arrays of a member's answers, and the kinds of their types
 _ANSWERS = {
     "valid_rows": "iu", "valid": "fiu", "test": "fiu", "valid_views": "fiu", "views": "U",
@@ -162,7 +183,7 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         """The content of run.json."""
-        return _mapping(self.folder / "run.json", _MANIFEST)
+        return _mapping(self.folder / "run.json", _MANIFEST, _LATER)
 
     def scores(self) -> dict[str, Any] | None:
         """The content of scores.json; None before the run was scored."""
@@ -192,7 +213,7 @@ def now() -> str:
 
 
 def find(runs: Path, competition: str, wanted: str) -> Run:
-    """The run whose name is, or uniquely begins with, `wanted`.
+    """The run whose name is, or uniquely begins with, `wanted`; earlier states by full name only.
 
     Raises UserError when there is none, or more than one.
     """
@@ -200,7 +221,7 @@ def find(runs: Path, competition: str, wanted: str) -> Run:
     known = sorted(path.name for path in folder.glob("[!.]*/run.json") for path in [path.parent])
     if wanted in known:
         return Run(folder / wanted)
-    matching = [name for name in known if name.startswith(wanted)]
+    matching = [name for name in known if name.startswith(wanted) and ASIDE not in name]
     if len(matching) == 1:
         return Run(folder / matching[0])
     if matching:
@@ -232,12 +253,18 @@ def _is_of(line: str, key: Key, epoch: int) -> bool:
         return True
 
 
-def _mapping(path: Path, kinds: Mapping[str, _Kind]) -> dict[str, Any]:
-    """The JSON object in `path`, which has at least these keys, with values of these kinds."""
+def _mapping(
+    path: Path, kinds: Mapping[str, _Kind], later: Mapping[str, _Kind] | None = None
+) -> dict[str, Any]:
+    """The JSON object in `path`, with values of these kinds at these keys; `later` may be missing.
+
+    Raises UserError for anything else.
+    """
     value = files.read_json(path)
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object: restore a copy, or train --fresh")
-    for key, kind in kinds.items():
+    present = {key: kind for key, kind in (later or {}).items() if key in value}
+    for key, kind in {**kinds, **present}.items():
         if key not in value or not _is(value[key], kind):
             raise UserError(
                 f"{path}: {key!r} is not as kagglekit writes it: restore a copy, or train --fresh"

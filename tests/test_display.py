@@ -153,6 +153,14 @@ def test_lists_and_knobs_fit_the_terminal(width: int, capsys: pytest.CaptureFixt
     assert max(len(line) for line in (lists + recipes).splitlines()) <= width
 
 
+def test_what_is_piped_on_is_not_filled_up_with_blanks(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, result in (
+        ("recipes", overview.recipes("toy")),
+        ("competitions", overview.competitions()),
+    ):
+        assert max(map(len, shown(kind, result, capsys).splitlines())) < 200
+
+
 def test_an_empty_leaderboard_says_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:
     assert "kagglekit train" in shown("leaderboard", {"runs": []}, capsys)
 

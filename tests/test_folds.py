@@ -511,3 +511,17 @@ def test_an_id_that_a_spreadsheet_would_execute_is_saved_after_an_apostrophe(tmp
     assert [line.split(",")[0] for line in lines] == ["id", "'=1+1", "-2", "'-x"]
     (loaded,) = folding.load(tmp_path / "folds.csv")
     assert all(map(np.array_equal, loaded, fold))
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(10, 2), (11, 3), (97, 5), (1000, 7)])
+def test_shuffled_folds_are_those_of_scikit_learn(rows: int, parts: int) -> None:
+    from sklearn.model_selection import KFold
+
+    expected = KFold(parts, shuffle=True, random_state=3).split(np.zeros(rows))
+    frame = pd.DataFrame({"id": range(rows)})
+    data = Data(frame, frame, np.zeros((rows, 1)), frame)
+    for ours, theirs in zip(
+        folding.shuffled(data, Config(folds=parts, seed=3)), expected, strict=True
+    ):
+        np.testing.assert_array_equal(ours[0], theirs[0])
+        np.testing.assert_array_equal(ours[1], theirs[1])

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,3 +203,19 @@ def test_damaged_weights_are_named(tmp_path: Path) -> None:
     assert convolution(
         settings(), recipe._task(pictures().split(np.arange(4), "train"), settings())
     )
+
+
+def test_small_training_waits_for_no_library_that_it_does_not_use(project: Path) -> None:
+    typed = ["train", "fit_1d", "neural", "epochs=1", "min_steps=0", "polish=0", "folds=2"]
+    code = (
+        f"import sys; from kagglekit.cli import main; ended = main({typed!r});"
+        "slow = ['torch._dynamo', 'scipy', 'sklearn', 'timm', 'albumentations', 'torchvision'];"
+        "sys.exit(repr([ended, *(name for name in slow if name in sys.modules)]))"
+    )
+    root = Path(__file__).parents[1]
+    paths = {"PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **paths}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1] == "[0]"

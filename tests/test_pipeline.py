@@ -241,6 +241,18 @@ def test_a_killed_process_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     assert content(result) == unbroken(tmp_path)
 
 
+def test_a_kill_between_the_last_answers_and_their_note_leaves_no_trace() -> None:
+    path = Path(train()["folder"]) / "run.json"
+    whole = json.loads(path.read_text())
+    for name in ("oof.npy", "covered.npy", "test.npy", "target.npy", "scores.json"):
+        path.with_name(name).unlink()
+    earlier = {"members": [], "seeds": [], "finished": None, "failed": {"fold1-seed0": "burst"}}
+    path.write_text(json.dumps({**whole, **earlier}))
+    train()
+    told = json.loads(path.read_text())
+    assert {**told, "finished": 0, "seconds": 0} == {**whole, "finished": 0, "seconds": 0}
+
+
 def test_run_json_says_which_members_are_wanted_before_the_first_is_trained() -> None:
     toys.trap("fit-interrupt", 1)
     with pytest.raises(KeyboardInterrupt):

@@ -41,7 +41,9 @@ def test_the_beginning_of_a_name_is_enough_where_it_fits_one_run(tmp_path: Path)
     home = runs(tmp_path, "line-12ab", "line-34cd", "curve-12ab", "line-34cd~1")
     assert run.find(home, "toy", "cur").name == "curve-12ab"
     assert run.find(home, "toy", "line-34cd").name == "line-34cd"
-    with pytest.raises(UserError, match="fits 3 runs: line-12ab, line-34cd"):
+    assert run.find(home, "toy", "line-3").name == "line-34cd"  # not what was set aside
+    assert run.find(home, "toy", "line-34cd~1").name == "line-34cd~1"
+    with pytest.raises(UserError, match="fits 2 runs: line-12ab, line-34cd"):
         run.find(home, "toy", "line")
     with pytest.raises(UserError, match="there are: curve-12ab"):
         run.find(home, "toy", "spline")
