@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -174,7 +175,8 @@ def listed(attempt: Attempt, found: Iterable[Submitted]) -> Submitted | None:
     """The attempt's own submission in Kaggle's list: by its number, else by its marker."""
     everything = list(found)
     by_ref = [item for item in everything if attempt.ref and item.ref == attempt.ref]
-    by_marker = [item for item in everything if attempt.marker in item.description]
+    marker = re.compile(rf"(?<!\w){re.escape(attempt.marker)}(?!\w)")
+    by_marker = [item for item in everything if marker.search(item.description)]
     return next(iter(by_ref or by_marker), None)
 
 

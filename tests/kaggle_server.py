@@ -5,6 +5,7 @@ It runs in a thread of the tests, or alone: `python -m tests.kaggle_server`.
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import random
@@ -23,6 +24,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 TOKEN = "KGAT-a-token-of-the-tests-0123456789"
+USER, KEY = "someone", "a-key-of-the-tests-0123456789"
+ACCEPTED = (
+    f"Bearer {TOKEN}",
+    "Basic " + base64.b64encode(f"{USER}:{KEY}".encode()).decode(),
+)
 SLUG = "toy-competition"
 SERVICE = "/api/v1/competitions.CompetitionApiService/"
 
@@ -220,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._heard(method)
         self.kaggle.on_call(method)
         fault = self._fault(method)
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}" or fault == "401":
+        if self.headers.get("Authorization") not in ACCEPTED or fault == "401":
             given = self.headers.get("Authorization", "")
             self._say(401, {"code": 401, "message": f"Unauthenticated: {given}"})
         elif self._before(fault):
