@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .progress import ago, duration, figure, size
+from .progress import ago, duration, figure, size, spread
 from .submitting import Plan
 
 Json = Mapping[str, Any]
@@ -19,6 +19,7 @@ _STYLES = {
     "scored": "green", "complete": "green", "created": "yellow", "pending": "yellow",
     "unknown": "bold yellow", "failed": "red", "error": "red",
 }  # fmt: skip
+_SCORES = {"cv": "CV", "public": "public", "private": "private"}
 _WORDS = {"created": "being scored", "pending": "being scored", "complete": "scored",
           "error": "failed"}  # fmt: skip
 
@@ -70,12 +71,13 @@ def submissions(result: Json) -> RenderableType:
     if result["submissions"]:
         table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1))
         table.add_column("file", overflow="fold", min_width=18)
-        for score in ("CV", "public", "private"):
-            table.add_column(score, justify="right", no_wrap=True)
+        scores = [key for key in _SCORES if key == "cv" or _any(result["submissions"], key)]
+        for key in scores:
+            table.add_column(_SCORES[key], justify="right", no_wrap=True)
         table.add_column("status", no_wrap=True)
-        table.add_column("when", no_wrap=True)
+        table.add_column("when", no_wrap=True, min_width=10)
         for entry in result["submissions"]:
-            table.add_row(*_cells(entry))
+            table.add_row(*_cells(entry, scores))
         parts += [table, Text()]
     else:
         parts.append(Text(f"nothing submitted yet: `kagglekit submit {result['competition']}`"))
@@ -87,16 +89,18 @@ def submissions(result: Json) -> RenderableType:
     return Group(*parts, facts)
 
 
-def _cells(entry: Json) -> list[RenderableType]:
+def _any(entries: Sequence[Json], key: str) -> bool:
+    return any(entry[key] is not None for entry in entries)
+
+
+def _cells(entry: Json, keys: Sequence[str]) -> list[RenderableType]:
     state = entry["state"]
     name = Text(entry["file"] or "", style="" if entry["run"] else "dim")
     if entry["error"]:
         name += Text(f"\n{entry['error']}", "red")
     if state == "unknown":
         name += Text("\nsent, but not in Kaggle's list so far", "yellow")
-    scores = [
-        Text("" if entry[k] is None else figure(entry[k])) for k in ("cv", "public", "private")
-    ]
+    scores = [Text("" if entry[key] is None else figure(entry[key])) for key in keys]
     word = Text(str(_WORDS.get(state, state)), _STYLES.get(state, ""))
     return [name, *scores, word, Text(ago(entry["when"]) if entry["when"] else "", "dim")]
 
@@ -110,7 +114,7 @@ def verdict(result: Json) -> RenderableType:
     if agreement:
         facts.add_row("CV, LB", _agreement(agreement))
     for number, choice in enumerate(result["select"]):
-        different = "" if choice["different"] is None else f" ({choice['different']:.2g} apart)"
+        different = "" if choice["different"] is None else f", by {choice['different']:.2g}"
         text = Text.assemble((choice["run"], "bold"), (f"  {choice['why']}{different}", "dim"))
         facts.add_row("tick" if not number else "and", text)
     if result["select"]:
@@ -119,17 +123,16 @@ def verdict(result: Json) -> RenderableType:
 
 
 def _agreement(told: Json) -> Text:
-    parts = [f"{told['submissions']} submissions"]
-    if told["pearson"] is not None:
-        parts.append(f"correlation {told['pearson']:.2f}, of ranks {told['spearman']:.2f}")
+    text = Text(f"{told['submissions']} submissions, ")
+    if told["pearson"] is None:
+        text += Text("no correlation: scores do not vary")
     else:
-        parts.append("no correlation: scores do not vary")
-    parts.append(f"LB − CV {told['gap']:+.2g} ± {told['gap_error']:.1g}")
-    text = Text("; ".join(parts))
+        text += Text(f"correlation {told['pearson']:.2f} (of ranks {told['spearman']:.2f})")
+    if told["submissions"] == 2:
+        text += Text(", which of two is always 1 or -1" if told["pearson"] else "", "dim")
+    text += Text(f"\nLB − CV = {spread(told['gap'], told['gap_error'])}")
     if told["public_error"] is None:
-        text += Text(
-            "\na public score's own error is unknown: competition.public_share is not given", "dim"
-        )
+        text += Text("\na public score's own error is unknown without `public_share`", "dim")
     else:
         text += Text(f"\none public score is good to ± {told['public_error']:.1g}", "dim")
     if told["worse"]:

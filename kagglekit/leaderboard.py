@@ -451,6 +451,8 @@ def _narrow(rows: Sequence[Row]) -> Table:
     for row in rows:
         name = [_name(row), Text(row.competition, style="dim"), *_marks(row)]
         shown = [f"{kind} {figure(score)}" for kind, score in _leaders(row)]
+        if len(shown) == 1:  # upright, for a narrow terminal
+            shown = shown[0].split()[::-1]
         cells = [
             Text("\n").join(name),
             Text("\n").join([_cv(row), Text(_spread(row), style="dim")]),

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from kagglekit import cli, downloading
 from tests import toys
 from tests.kaggle_server import SLUG, TOKEN, Server
+from tests.typist import Typist
 
 BIG = random.Random(0).randbytes(3_000_000)
 
@@ -237,3 +239,27 @@ def test_without_a_line_without_a_proxy_and_without_credentials_there_is_one_sen
     monkeypatch.delenv("KAGGLE_API_TOKEN")
     assert download() == 2
     assert "make a token at https://www.kaggle.com/settings/api" in capsys.readouterr().err
+
+
+def test_killed_at_any_moment_and_typed_again_the_old_files_or_the_new_are_there_whole(
+    server: Server, typist: Typist, project: Path
+) -> None:
+    environment = {name: os.environ[name] for name in (*server.environment(), "HOME",
+                   "KAGGLEKIT_PATIENCE", "KAGGLEKIT_COMPETITIONS", "KAGGLEKIT_CACHE")}  # fmt: skip
+    server.redirects = True
+    at, code, old = -2, -signal.SIGKILL, {}
+    while code == -signal.SIGKILL:
+        at += 3
+        server.tag, server.files["train.csv"] = f'"{at}"', server.files["train.csv"] + b"9,1,1,1\n"
+        server.cut = [1_500_000] if at % 2 else []
+        code = typist.type("download", "toy", at=at, **environment).code
+        if Path("data/toy").exists():
+            assert here() in (old, server.files), at
+        ended = typist.type("download", "toy", **environment)
+        assert ended.code == 0, (at, ended)
+        assert here() == server.files, at
+        old = here()
+        for aside in Path("data").glob("toy~*"):
+            assert len(here(str(aside))) == 4
+            shutil.rmtree(aside)
+    assert at > 8

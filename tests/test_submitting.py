@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -452,3 +454,25 @@ def test_what_is_shown_fits_the_terminal(width: str, server: Server, typed: Desk
     board = typed("leaderboard", "toy", COLUMNS=width).out
     for word in ("2 submissions", "correlation", "public_share", "tick", "and"):
         assert word in board
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals")
+def test_on_a_terminal_it_asks_before_it_spends_and_waits_for_the_score(server: Server) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "kagglekit", "submit", "toy"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        seen = b""
+        while b"Send it? [y/N]" not in seen:
+            seen += os.read(ours, 4096)
+        assert (b"5 left today" in seen, server.submissions) == (True, [])
+        os.write(ours, b"y\n")
+        with suppress(OSError):  # the other side ends
+            while read := os.read(ours, 4096):
+                seen += read
+    os.close(ours)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    assert "public  0.50000" in shown
+    assert (process.returncode, len(server.submissions)) == (0, 1)
