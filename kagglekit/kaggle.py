@@ -459,14 +459,14 @@ def _submitted(told: Any) -> Submitted:
     return Submitted(
         ref=told.ref,
         when=when,
-        description=told.description,
-        file=told.file_name,
+        description=_clean(told.description),
+        file=_clean(told.file_name),
         bytes=told.total_bytes,
         status=told.status.name.lower(),
         public=_score(told.public_score),
         private=_score(told.private_score),
         error=_line(told.error_description),
-        team=told.team_name,
+        team=_clean(told.team_name),
     )
 
 
@@ -593,8 +593,13 @@ def _message(response: requests.Response) -> str:
 
 def _line(text: object) -> str:
     """Kaggle's own words, short and without what must not be shown."""
-    words = " ".join(str(text or "").split())
-    return hide(words[:_MESSAGE] + ("…" if len(words) > _MESSAGE else ""))
+    words = _clean(" ".join(str(text or "").split()))
+    return words[:_MESSAGE] + ("…" if len(words) > _MESSAGE else "")
+
+
+def _clean(text: str) -> str:
+    """Kaggle's own words without secrets, and without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in hide(text))
 
 
 def _quoted(text: str) -> str:

@@ -100,7 +100,7 @@ def submit(request: Request, agreed: Callable[[Plan], bool], tell: Tell) -> dict
     with kaggle.connected(target.slug) as service:
         tell("asking Kaggle")
         found = service.submissions()
-        before = _last(target)
+        seen, before = _markers(target.place), _last(target)
         _settle(target.home, target.slug, found)
         attempt = _finished(target, before) or _begun(target, request.again)
         quota = None
@@ -109,7 +109,8 @@ def submit(request: Request, agreed: Callable[[Plan], bool], tell: Tell) -> dict
             plan = _plan(target, quota, request.again)
             if not agreed(plan):
                 return _report(target, None, quota, None)
-            attempt = _send(service, target, request, tell)
+            with _locked(target.home, request.command, tell):
+                attempt = _send(service, target, request, seen, tell)
         if attempt.unclear:
             attempt = _look_up(service, target.place, attempt, tell)
         if request.wait and attempt.waiting:
@@ -399,33 +400,34 @@ def _locked(home: Path, command: str, tell: Tell) -> Iterator[None]:
         yield
 
 
-def _send(service: Kaggle, target: Target, request: Request, tell: Tell) -> Attempt:
-    """Upload the file and make a submission of it, each step on the disk before it is taken."""
-    seen = _markers(target.place)
-    with _locked(target.home, request.command, tell):
-        last = next(iter(journal.read(target.place)), None)
-        if last is not None and last.marker not in seen:
-            return last  # another process was faster
-        attempt = _begun(target, request.again) or _planned(target)
-        if not attempt.unsent:
-            return attempt
+def _send(service: Kaggle, target: Target, request: Request, seen: set[str], tell: Tell) -> Attempt:
+    """Upload the file and make a submission of it, each step on the disk before it is taken.
+
+    `seen` are the attempts that the user knew of when this one was meant: a newer one is it.
+    """
+    last = next(iter(journal.read(target.place)), None)
+    if last is not None and last.marker not in seen and last.digest == target.digest:
+        return last  # another process was faster
+    attempt = _begun(target, request.again) or _planned(target)
+    if not attempt.unsent:
+        return attempt
+    _keep(target.place, attempt)
+    for pause in kaggle.pauses():
+        tell("uploading")
+        token = service.upload(target.file.name, target.content, target.modified)
+        attempt = replace(attempt, state="uploaded", uploaded=journal.now())
         _keep(target.place, attempt)
-        for pause in kaggle.pauses():
-            tell("uploading")
-            token = service.upload(target.file.name, target.content, target.modified)
-            attempt = replace(attempt, state="uploaded", uploaded=journal.now())
-            _keep(target.place, attempt)
-            quota = service.quota()  # and a connection that is open: none is made between the steps
-            if quota.left < 1:
-                raise NetworkError(_used_up(target, quota))
-            tell("submitting")
-            try:
-                return _create(service, target.place, attempt, token)
-            except kaggle.BusyError as error:
-                if error.seconds > kaggle.patience():
-                    raise
-                tell(str(error))
-                time.sleep(max(pause, error.seconds))
+        quota = service.quota()  # and a connection that is open: none is made between the steps
+        if quota.left < 1:
+            raise NetworkError(_used_up(target, quota))
+        tell("submitting")
+        try:
+            return _create(service, target.place, attempt, token)
+        except kaggle.BusyError as error:
+            if error.seconds > kaggle.patience():
+                raise
+            tell(str(error))
+            time.sleep(max(pause, error.seconds))
     raise AssertionError  # pauses never end
 
 

@@ -119,6 +119,13 @@ def test_an_upload_that_breaks_begins_anew(server: Server, service: Kaggle) -> N
     assert server.calls["StartSubmissionUpload"] == 3
 
 
+def test_what_kaggle_says_cannot_command_a_terminal(server: Server, service: Kaggle) -> None:
+    token = service.upload("answers.csv", b"1", 0.0)
+    service.create(token, f"\x1b[2J {TOKEN} \u202eend")
+    (told,) = service.submissions()
+    assert told.description == "?[2J *** ?end"
+
+
 def test_all_pages_of_the_list_are_read(server: Server, service: Kaggle) -> None:
     server.limit = 100
     token = service.upload("answers.csv", b"1", 0.0)
