@@ -105,6 +105,7 @@ def submit(request: Request, agreed: Callable[[Plan], bool], tell: Tell) -> dict
         attempt = _finished(target, before) or _begun(target, request.again)
         quota = None
         if attempt is None or attempt.unsent:
+            seen -= {attempt.marker} if attempt else set()  # that one is meant, whoever sends it
             quota = service.quota()
             plan = _plan(target, quota, request.again)
             if not agreed(plan):
@@ -403,10 +404,11 @@ def _locked(home: Path, command: str, tell: Tell) -> Iterator[None]:
 def _send(service: Kaggle, target: Target, request: Request, seen: set[str], tell: Tell) -> Attempt:
     """Upload the file and make a submission of it, each step on the disk before it is taken.
 
-    `seen` are the attempts that the user knew of when this one was meant: a newer one is it.
+    `seen` are the markers of attempts that were there before: any other is the one meant.
     """
     last = next(iter(journal.read(target.place)), None)
-    if last is not None and last.marker not in seen and last.digest == target.digest:
+    is_newer = last is not None and last.marker not in seen and last.digest == target.digest
+    if last is not None and is_newer and not last.unsent:
         return last  # another process was faster
     attempt = _begun(target, request.again) or _planned(target)
     if not attempt.unsent:
