@@ -348,7 +348,7 @@ def _leaderboard(result: Json) -> RenderableType:
         return Text("no runs yet: `kagglekit train NAME` makes one")
     table = leaderboard.table([leaderboard.Row(**row) for row in result["runs"]])
     told = result["kaggle"]
-    if told is None:
+    if told is None or not (told["rank"] or told["select"]):
         return table
     return Group(table, Text(), display_kaggle.verdict(told))
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from .progress import ago, duration, figure, size, spread
-from .submitting import Plan
+
+if TYPE_CHECKING:
+    from .submitting import Plan
 
 Json = Mapping[str, Any]
 

@@ -601,6 +601,7 @@ def _settle(home: Path, slug: str, found: Sequence[Submitted], reported: bool = 
         if not lock.take():
             return
     with lock:
+        files.sweep(home)
         for place, attempts in journal.all_of(home).items():
             after = [
                 journal.told(a, journal.listed(a, found)) if a.slug == slug else a for a in attempts
