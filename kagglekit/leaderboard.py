@@ -245,7 +245,7 @@ def _fits(value: Any, kind: Any) -> bool:
         if parts[-1] is Ellipsis:
             return all(_fits(item, parts[0]) for item in value)
         return len(value) == len(parts) and all(map(_fits, value, parts))
-    if type(value) is not kind:
+    if type(value) is not kind and not (kind is float and type(value) is int):
         return False
     return not isinstance(value, int | float) or abs(value) < (2**63 if kind is int else math.inf)
 
