@@ -10,7 +10,11 @@ TARGETS := $(subst _,-,$(COMPETITIONS))
 
 FUZZ ?= 700  # inputs a parser
 
-.PHONY: help setup test fuzz check certify audit format list doctor leaderboard clean $(TARGETS)
+SUBMITS := $(TARGETS:%=submit-%)
+DOWNLOADS := $(TARGETS:%=download-%)
+
+.PHONY: help setup test fuzz check certify audit format list doctor leaderboard clean $(TARGETS) \
+	$(SUBMITS) $(DOWNLOADS)
 
 help:  ## this list
 	@echo "make setup          .venv with everything; all other targets do it when needed"
@@ -19,6 +23,7 @@ help:  ## this list
 	@echo "make fuzz           hostile inputs for every parser, and the branches that they take"
 	@echo "make audit          known vulnerabilities of the pinned packages"
 	@echo "make NAME           train, score and write the submission of: $(TARGETS)"
+	@echo "make download-NAME  Kaggle's files;  make submit-NAME  the best run, once, and its score"
 	@echo "make list doctor leaderboard"
 
 setup: $(READY)
@@ -32,6 +37,13 @@ $(READY): pyproject.toml constraints.txt
 
 $(TARGETS): setup
 	$(BIN)/kagglekit train $(subst -,_,$@)
+
+# ARGS=--yes sends without asking, as a script has to
+$(SUBMITS): setup
+	$(BIN)/kagglekit submit $(subst -,_,$(@:submit-%=%)) --wait $(ARGS)
+
+$(DOWNLOADS): setup
+	$(BIN)/kagglekit download $(subst -,_,$(@:download-%=%)) $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest

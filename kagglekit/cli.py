@@ -43,6 +43,7 @@ examples:
   kagglekit train fit_1d                            the default recipe
   kagglekit train mics_mnist cnn epochs=20 lr=3e-3  another one, with other knobs
   kagglekit leaderboard mics_mnist                  what came out
+  kagglekit submit mics_mnist                       sends the best run to Kaggle, once
   kagglekit runs                                    what is unfinished, and how to go on
   kagglekit certify fit_1d                          kills a short run again and again: same bytes?
 
@@ -100,7 +101,7 @@ def _print(outcome: _Outcome, as_json: bool) -> None:
 
 
 def _how_to_go_on(typed: Sequence[str]) -> str:
-    if "train" not in typed[:1]:
+    if typed[:1] not in (["train"], ["submit"], ["download"]):
         return ""
     again = shlex.join(["kagglekit", *(text for text in typed if text != "--fresh")])
     return f": `{again}` goes on where this stopped"
@@ -190,6 +191,13 @@ def _parser() -> argparse.ArgumentParser:
     listed = verb("list", _list, "competitions, their recipes, whether data is here, best score")
     listed.add_argument("name", nargs="?", help="show this competition's recipes with their knobs")
     _add_train(verb("train", _train, "train a recipe: cross-validation, submission, leaderboard"))
+    fetched = verb("download", _download, "bring Kaggle's files here: resumed, checked, unpacked")
+    fetched.add_argument("name", help="the competition")
+    fetched.add_argument("--slug", metavar="S", help="its name on Kaggle this year")
+    _add_submit(verb("submit", _submit, "send a run's answers to Kaggle, at most once"))
+    sent = verb("submissions", _submissions, "what was sent: scores, status, quota left today")
+    sent.add_argument("name", help="the competition")
+    sent.add_argument("--slug", metavar="S", help="its name on Kaggle this year")
     _add_certify(verb("certify", _certify, "prove that a run killed anywhere ends with its bytes"))
     answers = verb("predict", _predict, "let a finished run answer another test set")
     answers.add_argument("name", help="the competition")
@@ -242,6 +250,22 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="go on with an unfinished run although source or library versions differ; noted",
     )  # fmt: skip
     parser.add_argument("--slug", metavar="S", help="the competition's name on Kaggle this year")
+
+
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the competition")
+    parser.add_argument(
+        "which", nargs="?", metavar="RUN|FILE",
+        help="a run, the beginning of its name, or a CSV (default: the best run by CV)",
+    )  # fmt: skip
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
+    parser.add_argument("--slug", metavar="S", help="the competition's name on Kaggle this year")
+    parser.add_argument("--again", action="store_true", help="also what Kaggle has already")
+    parser.add_argument("--yes", action="store_true", help="send without asking")
+    parser.add_argument(
+        "--wait", action=argparse.BooleanOptionalAction, default=None,
+        help="wait for the score (default: on a terminal)",
+    )  # fmt: skip
 
 
 def _add_clean(parser: argparse.ArgumentParser) -> None:
@@ -346,6 +370,61 @@ def _predict(options: argparse.Namespace) -> _Outcome:
     return _Outcome(result, "prediction")
 
 
+def _download(options: argparse.Namespace) -> _Outcome:
+    from . import display, downloading
+
+    with display.ticker() as tell:
+        result = downloading.download(options.name, options.slug, options.command, tell)
+    return _Outcome(result, "downloaded")
+
+
+def _submit(options: argparse.Namespace) -> _Outcome:
+    from . import display, submitting
+
+    request = submitting.Request(
+        name=options.name,
+        which=options.which,
+        data=options.data,
+        slug=options.slug,
+        again=options.again,
+        wait=_on_terminal() if options.wait is None else options.wait,
+        command=options.command,
+    )
+    with display.ticker() as tell:
+
+        def agreed(plan: submitting.Plan) -> bool:
+            with tell.hidden():
+                return _agreed_to_send(plan, options)
+
+        return _Outcome(submitting.submit(request, agreed, tell), "submitted")
+
+
+def _agreed_to_send(plan: Any, options: argparse.Namespace) -> bool:
+    """Whether a submission may be spent; a script says so with --yes."""
+    from . import display
+
+    if options.json or options.yes:
+        display.warn(plan.notes)
+    else:
+        display.show("spending", plan)
+    if options.yes:
+        return True
+    if options.json or not _on_terminal():
+        raise UserError(f"nothing was sent; `{options.command} --yes` sends it without asking")
+    return _agreed("Send it?")
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _submissions(options: argparse.Namespace) -> _Outcome:
+    from . import display, submitting
+
+    with display.ticker() as tell:
+        return _Outcome(submitting.submissions(options.name, options.slug, tell), "submissions")
+
+
 def _list(options: argparse.Namespace) -> _Outcome:
     from . import overview
 
@@ -374,7 +453,7 @@ def _clean(options: argparse.Namespace) -> _Outcome:
     as_json = {**plan.as_json(), "removed": False}
     if not plan.things:
         return _Outcome(as_json, "plan", plan)
-    asking = sys.stdin.isatty() and sys.stdout.isatty() and not options.json
+    asking = _on_terminal() and not options.json
     if not (options.yes or asking):
         print(f"kagglekit: nothing was removed; {_with_yes(options.command)}", file=sys.stderr)
         return _Outcome(as_json, "plan", plan, code=2)

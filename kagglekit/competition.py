@@ -33,6 +33,7 @@ class Competition:
     decision: Decision = as_is  # answers -> what metric and submission want
     combine: Combine = mean  # several members' answers for one row -> one
     practice: Mapping[str, Practice] = field(default_factory=dict)  # the first is the default
+    public_share: float | None = None  # of the test rows in the public score; None = not known
 
 
 def names(folder: Path) -> list[str]:
@@ -66,6 +67,11 @@ def find(name: str, folder: Path) -> Competition:
         raise UserError(f"{module.__file__} must define `competition = Competition(...)`")
     if not competition.recipes:
         raise UserError(f"{module.__file__}: `recipes` is empty; give at least one")
+    share = competition.public_share
+    if share is not None and not 0 < share <= 1:
+        raise UserError(
+            f"{module.__file__}: public_share={share} is no share of the test rows: give it as 0.3"
+        )
     for wanted in competition.recipes:
         _check_needs(competition, name, wanted, ())
     return competition

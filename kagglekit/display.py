@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from . import cleaning, doctor, leaderboard, locks
+from . import cleaning, display_kaggle, doctor, leaderboard, locks
 from .config import typed
-from .progress import PLAIN_SECONDS, duration, figure, legible, spread
+from .progress import PLAIN_SECONDS, ago, duration, figure, legible, size, spread
 
 Json = Mapping[str, Any]
 
@@ -38,22 +38,56 @@ def show(kind: str, result: Any) -> None:
     out.flush()
 
 
-@contextmanager
-def ticker() -> Iterator[Callable[[str], None]]:
+def warn(sentences: Iterable[str]) -> None:
+    """Print what somebody should know on stderr, a line each."""
+    for sentence in sentences:
+        print(f"kagglekit: {sentence}", file=legible(sys.stderr))
+
+
+class Ticker:
     """A line on stderr that each call renews on a terminal; elsewhere lines, now and then."""
-    console = Console(file=legible(sys.stderr), highlight=False)
-    if console.is_terminal and not console.is_dumb_terminal:
-        with console.status("") as status:
-            yield status.update
-        return
-    told = [0.0]
 
-    def tell(line: str) -> None:
-        if time.monotonic() - told[0] >= PLAIN_SECONDS:
-            told[0] = time.monotonic()
-            console.print(line, soft_wrap=True)
+    def __init__(self) -> None:
+        self._console = Console(file=legible(sys.stderr), highlight=False)
+        redraws = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._status = self._console.status("") if redraws else None
+        self._told = -PLAIN_SECONDS
 
-    yield tell
+    def __call__(self, line: str) -> None:
+        """Show `line` now."""
+        if self._status is not None:
+            self._status.update(escape(line))
+        elif time.monotonic() - self._told >= PLAIN_SECONDS:
+            self._told = time.monotonic()
+            self._console.print(line, soft_wrap=True, markup=False)
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Leave the terminal to a question."""
+        if self._status is None:
+            yield
+            return
+        self._status.stop()
+        try:
+            yield
+        finally:
+            self._status.start()
+
+    def __enter__(self) -> Ticker:
+        """Itself, on the screen."""
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take it off the screen."""
+        if self._status is not None:
+            self._status.stop()
+
+
+def ticker() -> Ticker:
+    """A new `Ticker`, for a `with`."""
+    return Ticker()
 
 
 def _summary(result: Json) -> RenderableType:
@@ -309,32 +343,14 @@ def _cleaned(plans: tuple[cleaning.Plan, cleaning.Plan]) -> RenderableType:
     return Group(line, *_kept(gone.skipped[len(planned.skipped) :]))
 
 
-def size(count: int) -> str:
-    """Bytes to three digits, in decimal units as disks are sold: 812 B, 4.1 kB, 123 MB, 1.2 GB."""
-    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return (
-        f"{value:.1f} {units[0]}" if value < 9.95 and units[0] != "B" else f"{value:.0f} {units[0]}"
-    )
-
-
-def ago(moment: str) -> str:
-    """How long ago an ISO time in UTC was: just now, 5 min ago, 3 h ago, 12 days ago."""
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-    if seconds < 60:
-        return "just now"  # and so does a clock that was set back
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min ago"
-    if seconds < 2 * 86400:
-        return f"{seconds // 3600:.0f} h ago"
-    return f"{seconds // 86400:.0f} days ago"
-
-
 def _leaderboard(result: Json) -> RenderableType:
     if not result["runs"]:
         return Text("no runs yet: `kagglekit train NAME` makes one")
-    return leaderboard.table([leaderboard.Row(**row) for row in result["runs"]])
+    table = leaderboard.table([leaderboard.Row(**row) for row in result["runs"]])
+    told = result["kaggle"]
+    if told is None or not (told["rank"] or told["select"]):
+        return table
+    return Group(table, Text(), display_kaggle.verdict(told))
 
 
 _KINDS: dict[str, Callable[[Any], RenderableType]] = {
@@ -349,4 +365,8 @@ _KINDS: dict[str, Callable[[Any], RenderableType]] = {
     "plan": _plan,
     "cleaned": _cleaned,
     "doctor": doctor.table,
+    "spending": display_kaggle.plan,
+    "submitted": display_kaggle.outcome,
+    "submissions": display_kaggle.submissions,
+    "downloaded": display_kaggle.downloaded,
 }

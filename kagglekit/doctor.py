@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import platform
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import folders
-from .errors import UserError
+from . import credentials, folders
+from .errors import NetworkError, UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,6 +44,7 @@ DEPENDENCIES = (
     "threadpoolctl",
     "psutil",
     "rich",
+    "requests",
     "kaggle",
     "six",
 )
@@ -67,9 +66,10 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Every finding, in the order in which to mend them. Nothing is sent or left anywhere.
+    """Every finding, in the order in which to mend them. Nothing is left anywhere.
 
-    No secret, or part of one, is in any finding. A check that fails is a finding itself.
+    Only the credentials are sent, to Kaggle, to see whether they work. No secret, or part of one,
+    is in any finding. A check that fails is a finding itself.
     """
     checks: Sequence[tuple[str, Callable[[], Iterable[Finding]]]] = (
         ("Python", _python),
@@ -83,6 +83,7 @@ def examine() -> list[Finding]:
         ("folders", _folders),
         ("Kaggle client", _kaggle_client),
         ("Kaggle credentials", _credentials),
+        ("Kaggle login", _login),
     )
     return [finding for name, check in checks for finding in _guarded(name, check)]
 
@@ -453,35 +454,24 @@ def _kaggle_client() -> Iterable[Finding]:
         yield Finding("Kaggle service", "note", found, "unset KAGGLE_API_ENVIRONMENT to submit")
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A place of credentials that has some. `fault`: why the client cannot use them."""
-
-    name: str
-    fault: str = ""
-    exposed: Path | None = None  # a file that other users of the machine can read
-
-
-_SETTINGS = "https://www.kaggle.com/settings/api"
-_SIGN_UP = f"make a token at {_SETTINGS} and save it as ~/.kaggle/access_token"
-
-
 def _credentials() -> Iterable[Finding]:
     """What is there, in the order in which Kaggle's client looks; values are never shown."""
     name = "Kaggle credentials"
-    sources = [source for look in _LOOKS if (source := look()) is not None]
-    if not sources:
-        yield Finding(name, "note", "none: needed to download and submit, not to train", _SIGN_UP)
+    found_sources = credentials.sources()
+    if not found_sources:
+        yield Finding(
+            name, "note", "none: needed to download and submit, not to train", credentials.SIGN_UP
+        )
         return
-    force, *shadowed = sources
+    force, *shadowed = found_sources
     found = f"{force.name} is in force"
     if shadowed:
         found += f"; not used: {', '.join(source.name for source in shadowed)}"
     if force.fault:
         found = f"{force.name} comes first, but {force.fault}"
-        yield Finding(name, "problem", found, f"mend or remove it; {_SIGN_UP}")
+        yield Finding(name, "problem", found, f"mend or remove it; {credentials.SIGN_UP}")
         return
-    exposed = [source.exposed for source in sources if source.exposed]
+    exposed = [source.exposed for source in found_sources if source.exposed]
     if exposed:
         remedy = f"`chmod 600 {' '.join(map(str, exposed))}`"
         yield Finding(name, "problem", f"{found}; other users can read the file", remedy)
@@ -489,114 +479,20 @@ def _credentials() -> Iterable[Finding]:
         yield Finding(name, "ok", found)
 
 
-def _token_variable() -> _Source | None:
-    value = os.environ.get("KAGGLE_API_TOKEN")
-    if not value:
-        return None
-    path = Path(value)
-    if _exists(path):
-        return _token_file(path, "the file that KAGGLE_API_TOKEN names")
-    if path.suffix in (".txt", ".json") or value.startswith(("~", "/", "./")):
-        return _Source("KAGGLE_API_TOKEN", "it looks like a path, but there is no such file")
-    if not _is_token(value):
-        return _Source("KAGGLE_API_TOKEN", "its value is no token: it has blanks or odd characters")
-    return _Source("KAGGLE_API_TOKEN (a value)")
+def _login() -> Iterable[Finding]:
+    """Whether Kaggle accepts the credentials in force, asked with one call that changes nothing."""
+    found = credentials.sources()
+    if not found or found[0].fault:
+        return  # told already
+    from . import kaggle
 
-
-def _token_files() -> _Source | None:
-    for path in (Path("~/.kaggle/access_token"), Path("~/.kaggle/access_token.txt")):
-        place = path.expanduser()
-        if _exists(place):
-            return _token_file(place, str(path))
-    return None
-
-
-def _token_file(path: Path, name: str) -> _Source:
-    text = _text(path)
-    fault = "" if text is not None and _is_token(text.strip()) else "it holds no token"
-    return _Source(name, fault, _exposed(path))
-
-
-def _username_and_key() -> _Source | None:
-    """Variables beat kaggle.json one by one, as the client merges them."""
-    path = _config_folder() / "kaggle.json"
-    variables = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
-    given = {key: os.environ[name] for key, name in variables.items() if name in os.environ}
-    saved = _object(path) if _exists(path) else None
-    if not given and not _exists(path):
-        return None
-    whole = {**(saved or {}), **given}
-    names = [variables[key] for key in given]
-    from_file = len(given) < 2 and _exists(path)
-    if from_file:
-        names.append(_short(path))
-    lacking = [key for key in variables if not _is_filled(whole.get(key))]
-    fault = f"it has no {' and no '.join(lacking)}" if lacking else ""
-    if from_file and saved is None:
-        fault = "kaggle.json is not the JSON that Kaggle gave"
-    return _Source(" with ".join(names), fault, _exposed(path) if from_file else None)
-
-
-def _oauth() -> _Source | None:
-    path = Path("~/.kaggle/credentials.json").expanduser()
-    if not _exists(path):
-        return None
-    saved = _object(path)
-    sound = saved is not None and _is_filled(saved.get("refresh_token"))
-    fault = "" if sound else "it has no refresh token: log in again with `kaggle auth login`"
-    return _Source("~/.kaggle/credentials.json (OAuth)", fault, _exposed(path))
-
-
-_LOOKS = (_token_variable, _token_files, _username_and_key, _oauth)
-
-
-def _config_folder() -> Path:
-    """Where the client looks for kaggle.json."""
-    chosen = os.environ.get("KAGGLE_CONFIG_DIR")
-    if chosen:
-        return Path(chosen)
-    usual = Path("~/.kaggle").expanduser()
-    if sys.platform.startswith("linux") and not usual.exists():
-        return Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()) / "kaggle"
-    return usual
-
-
-def _is_token(text: str) -> bool:
-    return re.fullmatch(r"[\w.+/=~-]{8,}", text, re.ASCII) is not None
-
-
-def _is_filled(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _exists(path: Path) -> bool:
+    name = "Kaggle login"
     try:
-        return path.is_file()
-    except (OSError, ValueError):  # a token longer than any file's name
-        return False
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return None
-
-
-def _object(path: Path) -> Mapping[str, Any] | None:
-    try:
-        value = json.loads(_text(path) or "")
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _exposed(path: Path) -> Path | None:
-    if os.name == "nt":  # Windows keeps others out by other means
-        return None
-    return path if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) else None
-
-
-def _short(path: Path) -> str:
-    home = str(Path.home())
-    return str(path).replace(home, "~", 1) if str(path).startswith(home + os.sep) else str(path)
+        with kaggle.connected("", hasty=True) as service:
+            service.greet()
+    except NetworkError as error:
+        yield Finding(name, "note", "not tried: Kaggle cannot be asked now", str(error))
+    except UserError as error:
+        yield Finding(name, "problem", "Kaggle does not let them in", str(error))
+    else:
+        yield Finding(name, "ok", "Kaggle accepts them")

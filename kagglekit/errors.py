@@ -32,3 +32,9 @@ class NetworkError(KagglekitError):
     """A download or a service failed; the input may be right, and trying again may help."""
 
     exit_code = 4
+
+
+class UnclearError(KagglekitError):
+    """Whether Kaggle took what was sent, or how it scored it, is not known yet."""
+
+    exit_code = 3

@@ -213,8 +213,8 @@ def _row(
         device=told.get("device"),
         precision=told.get("precision"),
         practice_lb=_score(scores.get("practice_lb")),
-        public_lb=_score(journal.get("public")),
-        private_lb=_score(journal.get("private")),
+        public_lb=_score(_last(journal, "public")),
+        private_lb=_score(_last(journal, "private")),
         status=journal.get("status"),
         failed=len(told.get("failed", {})),
         forced=bool(told.get("forced")),
@@ -248,6 +248,12 @@ def _fits(value: Any, kind: Any) -> bool:
     if type(value) is not kind and not (kind is float and type(value) is int):
         return False
     return not isinstance(value, int | float) or abs(value) < (2**63 if kind is int else math.inf)
+
+
+def _last(journal: dict[str, Any], key: str) -> Any:
+    """What the last submission has that has any: one sent again may still be without a score."""
+    attempts = [journal, *journal.get("earlier", [])]
+    return next((a[key] for a in attempts if a.get(key) is not None), None)
 
 
 def _score(value: Any) -> float | None:
@@ -445,6 +451,8 @@ def _narrow(rows: Sequence[Row]) -> Table:
     for row in rows:
         name = [_name(row), Text(row.competition, style="dim"), *_marks(row)]
         shown = [f"{kind} {figure(score)}" for kind, score in _leaders(row)]
+        if len(shown) == 1:  # upright, for a narrow terminal
+            shown = shown[0].split()[::-1]
         cells = [
             Text("\n").join(name),
             Text("\n").join([_cv(row), Text(_spread(row), style="dim")]),

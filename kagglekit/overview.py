@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -68,11 +69,21 @@ def recipes(name: str) -> dict[str, Any]:
 
 
 def leaderboard(name: str | None, rebuild: bool) -> dict[str, Any]:
-    """The runs of one competition, or of all, best first."""
+    """The runs of one competition, or of all, best first; of one also what Kaggle says of it."""
     if name is not None and not (folders.runs() / name).is_dir():
         # an unknown name is an error, not an empty table
         contract.find(name, folders.competitions())
     if rebuild:
         index.rebuild(folders.runs(), folders.submissions())
     rows = index.rows(folders.runs(), name, folders.submissions())
-    return {"runs": [asdict(row) for row in rows]}
+    told = None if name is None else _told(name, rows)
+    return {"runs": [asdict(row) for row in rows], "kaggle": told}
+
+
+def _told(name: str, rows: Sequence[index.Row]) -> dict[str, Any] | None:
+    """Our rank, how CV and LB agree, and what to select; None where nothing was submitted."""
+    if not any((folders.submissions() / name).glob("[!.]*.json")):
+        return None
+    from . import submitting
+
+    return {"rank": submitting.standing(name), **submitting.verdict(name, rows)}

@@ -161,6 +161,28 @@ def spread(mean: float, deviation: float) -> str:
     return f"({text})e{exponent}" if small else text
 
 
+def size(count: int) -> str:
+    """Bytes to three digits, in decimal units as disks are sold: 812 B, 4.1 kB, 123 MB, 1.2 GB."""
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return (
+        f"{value:.1f} {units[0]}" if value < 9.95 and units[0] != "B" else f"{value:.0f} {units[0]}"
+    )
+
+
+def ago(moment: str) -> str:
+    """How long ago an ISO time in UTC was: just now, 5 min ago, 3 h ago, 12 days ago."""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    if seconds < 60:
+        return "just now"  # and so does a clock that was set back
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min ago"
+    if seconds < 2 * 86400:
+        return f"{seconds // 3600:.0f} h ago"
+    return f"{seconds // 86400:.0f} days ago"
+
+
 def legible(stream: TextIO) -> TextIO:
     """`stream`, able to take any text: what its encoding lacks is written in ASCII."""
     return cast(TextIO, _Legible(stream))

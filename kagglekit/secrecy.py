@@ -11,6 +11,14 @@ _LOGIN = re.compile(r"(?<=:/)(/?)([^/\s@'\"]+)(?=@)")
 _SHORTEST = 6  # characters; what is shorter would blot out ordinary words
 
 
+_learnt: set[str] = set()
+
+
+def learn(*secrets: str | None) -> None:
+    """Hide these too from here on: what was read from a file, which no variable gives away."""
+    _learnt.update(secret for secret in secrets if secret and len(secret) >= _SHORTEST)
+
+
 def hide(text: str) -> str:
     """`text` with *** for every secret that this process was given.
 
@@ -26,4 +34,4 @@ def _given() -> set[str]:
     named = {value for name, value in os.environ.items() if _TELLING.search(name)}
     logins = {login for value in os.environ.values() for _, login in _LOGIN.findall(value)}
     passwords = {login.partition(":")[2] for login in logins}
-    return {secret for secret in named | logins | passwords if len(secret) >= _SHORTEST}
+    return _learnt | {secret for secret in named | logins | passwords if len(secret) >= _SHORTEST}

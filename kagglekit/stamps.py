@@ -17,8 +17,9 @@ from .errors import UserError
 from .folds import Fold
 
 _SHOWS_ONLY = {
-    "__main__", "certify", "cleaning", "cli", "display", "doctor", "inventory", "leaderboard",
-    "locks", "overview", "pace", "progress", "signals", "stages",
+    "__main__", "agreement", "certify", "cleaning", "cli", "credentials", "display",
+    "display_kaggle", "doctor", "downloading", "inventory", "journal", "kaggle", "leaderboard",
+    "locks", "overview", "pace", "progress", "signals", "stages", "submitting",
 }  # fmt: skip
 _LIBRARIES = ("kagglekit", "torch", "timm", "numpy", "pandas", "scikit-learn", "scipy")
 _TOOLS = ("python", "processor", *_LIBRARIES)

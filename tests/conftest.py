@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.typist import Typist
+
 ROOT = Path(__file__).parent.parent
 
 os.environ["NO_COLOR"] = "1"
+
+
+@pytest.fixture(scope="session")
+def typist() -> Iterator[Typist]:
+    """Types commands into processes that may be killed."""
+    with Typist() as typing:
+        yield typing
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +30,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     for name in ("DATA", "RUNS", "SUBMISSIONS"):
         monkeypatch.delenv(f"KAGGLEKIT_{name}", raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):  # a port where nobody listens
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
     monkeypatch.setenv("KAGGLEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("KAGGLEKIT_COMPETITIONS", str(ROOT / "competitions"))
     return folder

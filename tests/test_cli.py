@@ -70,9 +70,12 @@ def test_help_shows_every_verb_and_the_exit_codes(arguments: list[str], typed: T
     assert ended.code == 0
     words = (
         "list",
+        "download",
         "train",
         "certify",
         "predict",
+        "submit",
+        "submissions",
         "leaderboard",
         "runs",
         "clean",
@@ -407,6 +410,10 @@ def test_code_that_cannot_be_imported_shows_where(code: str, last: str, typed: T
     [
         ("\ndel competition\n", "must define `competition = Competition(...)`"),
         ("\ncompetition.recipes.clear()\n", "`recipes` is empty"),
+        (
+            "\nfrom dataclasses import replace as r\ncompetition = r(competition, public_share=30)",
+            "public_share=30 is no share of the test rows",
+        ),
         ("\ncompetition.recipes['mix'] = Blend(('lime',))\n", "did you mean 'line'?"),
         ("\ncompetition.recipes['mix'] = Blend(('mix',))\n", "mix → mix"),
     ],

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from kagglekit import doctor
 from kagglekit.doctor import Finding
+from tests.kaggle_server import TOKEN, Server
 
 SECRET = "KGAT_0123456789abcdef"
 VARIABLES = (
@@ -278,6 +279,22 @@ def test_a_compiler_that_cannot_compile_is_noted(home: Path, monkeypatch):
     (finding,) = doctor._compiler()
     assert finding.status == "note"
     assert "not found" in finding.found
+
+
+def test_the_credentials_in_force_are_tried(home: Path, monkeypatch):
+    assert list(doctor._login()) == []  # there are none
+    with Server() as kaggle:
+        for name, value in kaggle.environment().items():
+            monkeypatch.setenv(name, value)
+        assert [(f.name, f.status) for f in doctor._login()] == [("Kaggle login", "ok")]
+        monkeypatch.setenv("KAGGLE_API_TOKEN", SECRET)
+        (finding,) = doctor._login()
+        assert (finding.status, "KAGGLE_API_TOKEN (a value)" in finding.remedy) == ("problem", True)
+        assert SECRET not in shown([finding], width=20_000)
+        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+        kaggle.fail("ListCompetitions", "500 before")
+        assert [finding.status for finding in doctor._login()] == ["note"]
+    assert [finding.status for finding in doctor._login()] == ["note"]
 
 
 def test_the_kaggle_package_is_never_imported():

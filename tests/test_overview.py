@@ -66,6 +66,6 @@ def test_a_rebuilt_leaderboard_is_the_one_that_grew() -> None:
 
 
 def test_a_leaderboard_of_an_unknown_competition_is_an_error_and_an_empty_one_is_none() -> None:
-    assert overview.leaderboard("toy", rebuild=False) == {"runs": []}
+    assert overview.leaderboard("toy", rebuild=False) == {"runs": [], "kaggle": None}
     with pytest.raises(UserError, match="did you mean 'toy'"):
         overview.leaderboard("tox", rebuild=False)
