@@ -393,4 +393,4 @@ def _copied_stack(plans: Sequence[Plan], passes: Passes) -> Stack:
 
 
 def _brief(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds >= 1 else f"{1000 * seconds:.2g} ms"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
