@@ -12,7 +12,7 @@ from . import files
 from .config import Config
 from .data import Split
 from .errors import UserError
-from .recipe import Member, Predictor
+from .recipe import Member, Predictor, one_by_one
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,16 @@ class Blend:
 
     def fit(self, members: Sequence[Member], config: Config) -> None:
         """Fit each member's weights, (recipes, outputs)."""
-        for member in members:
-            target = member.train.target
-            assert target is not None
-            if target.dtype.kind != "f":
-                raise UserError("Blend weights numbers, but this competition's target is classes")
-            answers = np.stack([member.oof[name] for name in self.needs])
-            target = target.reshape(len(target), -1)
-            files.write_arrays(member.folder / "weights.npz", weights=weights(answers, target))
+        one_by_one(members, self._fit)
+
+    def _fit(self, member: Member) -> None:
+        target = member.train.target
+        assert target is not None
+        if target.dtype.kind != "f":
+            raise UserError("Blend weights numbers, but this competition's target is classes")
+        answers = np.stack([member.oof[name] for name in self.needs])
+        target = target.reshape(len(target), -1)
+        files.write_arrays(member.folder / "weights.npz", weights=weights(answers, target))
 
     def restore(self, folder: Path, config: Config, before: Mapping[str, Predictor]) -> Predictor:
         """The weighted mean of the needed recipes' predictors of the same member."""

@@ -38,8 +38,9 @@ SHORT = {"epochs": 3, "min_steps": 0, "polish": 4, "trees": 40, "starts": 2, "co
 ROWS = 240  # training rows, where the user does not say
 FOLDS = 2
 
-_TIMES = {"started", "finished", "seconds", "rows_per_second", "gpu_gib"}  # keys not compared
-_TIMED = {"run.json", "scores.json", "history.jsonl"}  # files that have such keys
+# keys not compared; `why` an engine was chosen tells of times
+_TIMES = {"started", "finished", "seconds", "rows_per_second", "gpu_gib", "why"}
+_TIMED = {"run.json", "scores.json", "history.jsonl", "engine.json"}  # files that have such keys
 _START = "start"  # before the first stage, and between two
 # What children would each import for seconds; none of it starts a thread or touches a GPU.
 _HEAVY = (
@@ -163,8 +164,9 @@ def _demand_signals() -> None:
 def command(request: Request) -> list[str]:
     """The `train` command of a short run: what the user says, and `SHORT` where nothing is said.
 
-    A knob is only ever lowered, and what is off stays off. Two folds are trained, both of them, so
-    that a fit on all rows has its turn too; `--folds` or a knob `folds` change that.
+    A knob is only ever lowered, and what is off stays off; members that can are stacked. Two folds
+    are trained, both of them, so that a fit on all rows has its turn too; `--folds` or a knob
+    `folds` change that.
     """
     competition = problem.find(request.name)
     name = request.recipe or competitions.default_recipe(competition, devices.has_gpu())
@@ -181,6 +183,8 @@ def command(request: Request) -> list[str]:
     ]
     if hasattr(given, "checkpoint_seconds") and "checkpoint_seconds" not in typed:
         lowered.append("checkpoint_seconds=0")
+    if getattr(given, "engine", None) == "auto" and "engine" not in typed:
+        lowered.append("engine=stacked")  # two runs would time two trials, and might differ
     options = ["--rows", str(request.rows or ROWS)]
     if request.folds is not None:
         options += ["--folds", ",".join(map(str, request.folds))]

@@ -76,6 +76,11 @@ class NetworkConfig(Config):
     precision: Precision = knob("auto", "bf16, fp16 or fp32; auto = the fastest that is safe")
     channels_last: bool = knob(True, "keep images channels-last in memory")
     compile: Literal["auto", "on", "off"] = knob("auto", "torch.compile; auto = when it pays")
+    engine: Literal["auto", "stacked", "solo"] = knob(
+        "auto",
+        "train members together (stacked) or one by one (solo); auto = as a short trial says",
+        hashed=False,
+    )
     data: Literal["auto", "resident", "streamed"] = knob(
         "auto", "keep all rows on the device, or stream them from worker processes"
     )

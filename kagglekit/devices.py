@@ -154,6 +154,11 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device, or the machine, had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def peak_gib(device: torch.device) -> float | None:
     """Most GPU memory in use so far in GiB; None where that is not counted."""
     if device.type != "cuda":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class KagglekitError(Exception):
     """A sentence for the user: what is wrong, where, and what to do. No traceback is shown."""
@@ -16,7 +18,14 @@ class UserError(KagglekitError):
 
 
 class DivergedError(UserError):
-    """The loss or the weights of one member are no longer finite; other members may go on."""
+    """The loss or the weights of a member are no longer finite; other members may go on.
+
+    `members` tells of each that stopped, by name, where the recipe went on with the others.
+    """
+
+    def __init__(self, sentence: str, members: Mapping[str, str] | None = None) -> None:
+        super().__init__(sentence)
+        self.members = dict(members or {})
 
 
 class NetworkError(KagglekitError):

@@ -14,7 +14,7 @@ from .config import C
 from .data import Split
 from .errors import UserError
 from .randomness import derive
-from .recipe import Member, Predictor
+from .recipe import Member, Predictor, one_by_one
 
 # what this process has fitted: where that does not answer, it is the learner's fault, no file's
 _learned_here: set[Path] = set()
@@ -42,17 +42,19 @@ class Estimator(Generic[C]):
 
     def fit(self, members: Sequence[Member], config: C) -> None:
         """Fit each member; its arrays go to its folder."""
-        for member in members:
-            if (member.folder / "learned.npz").exists():
-                continue
-            target = member.train.target
-            assert target is not None
-            if target.dtype.kind == "f":
-                target = target.reshape(len(target), -1)
-            seed = derive(member.seed, member.name) % 2**32
-            learned = self.learner(config).fit(member.train.inputs, target, seed)
-            files.write_arrays(member.folder / "learned.npz", **learned)
-            _learned_here.add((member.folder / "learned.npz").resolve())
+        one_by_one(members, lambda member: self._fit(member, config))
+
+    def _fit(self, member: Member, config: C) -> None:
+        if (member.folder / "learned.npz").exists():
+            return
+        target = member.train.target
+        assert target is not None
+        if target.dtype.kind == "f":
+            target = target.reshape(len(target), -1)
+        seed = derive(member.seed, member.name) % 2**32
+        learned = self.learner(config).fit(member.train.inputs, target, seed)
+        files.write_arrays(member.folder / "learned.npz", **learned)
+        _learned_here.add((member.folder / "learned.npz").resolve())
 
     def restore(self, folder: Path, config: C, before: Mapping[str, Predictor]) -> Predictor:
         """The predictor of a fitted member; UserError where its arrays are not the learner's."""

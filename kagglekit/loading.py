@@ -66,13 +66,26 @@ class Loader:
         # of a copy: a loader that its own batches refer to would go, and end its workers, only
         # when cycles are collected, in whichever process that happens
         loader = replace(self)
-        if is_resident(self.dataset, self.config, self.device):
-            return loader._resident()
+        if self.resident is not None:
+            return loader._resident(self.resident)
         return loader._streamed()
 
-    def _resident(self) -> Batches:
+    @cached_property
+    def resident(self) -> list[Tensor] | None:
+        """All rows, on the device; None where they are streamed."""
+        if not is_resident(self.dataset, self.config, self.device):
+            return None
         assert isinstance(self.dataset, TensorDataset)
-        columns = [column.to(self.device) for column in self.dataset.tensors]
+        return [column.to(self.device) for column in self.dataset.tensors]
+
+    def whole(self, epoch: int) -> Batch:
+        """All batches of an epoch at once, of resident rows: (batches, batch, ...) of each part."""
+        assert self.resident is not None
+        order = self.order(epoch).to(self.device)
+        shape = (len(self), self.batch_size)
+        return self._ready([column[order].unflatten(0, shape) for column in self.resident])
+
+    def _resident(self, columns: list[Tensor]) -> Batches:
 
         def epoch_of_batches(epoch: int, first: int = 0) -> Iterator[Batch]:
             for rows in self.order(epoch).to(self.device).split(self.batch_size)[first:]:

@@ -17,7 +17,8 @@ class Muon(torch.optim.Optimizer):
     """Orthogonalised Nesterov momentum (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
     For matrices and kernels alone; a kernel counts as a matrix (out, in × height × width). Weight
-    decay is decoupled, and tall matrices take a step longer by sqrt(out / in).
+    decay is decoupled, and tall matrices take a step longer by sqrt(out / in). The weights of a
+    group with `stacked` lead with an axis of models, and each model's is a matrix by itself.
 
     Steps as timm.optim.muon.Muon does with adjust_lr_fn="original", ns_coefficients="original"; not
     timm's own, since importing timm takes seconds that every run would wait for at its start.
@@ -39,23 +40,23 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(weight)
         mean = state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        matrix = gradient.lerp(mean, group["momentum"]).flatten(1)
-        longer = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+        matrix = gradient.lerp(mean, group["momentum"]).flatten(2 if group.get("stacked") else 1)
+        longer = max(1.0, matrix.shape[-2] / matrix.shape[-1]) ** 0.5
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         direction = orthogonalised(matrix).reshape(weight.shape).to(weight.dtype)
         weight.add_(direction, alpha=-group["lr"] * longer)
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """(rows, columns) with the same singular vectors and every singular value about 1.
+    """(..., rows, columns) with the same singular vectors and every singular value about 1.
 
     By Newton-Schulz iterations, which need products alone: in bf16 on a GPU, else in float32.
     """
     wide = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
-    tall = matrix.shape[0] > matrix.shape[1]
+    tall = matrix.shape[-2] > matrix.shape[-1]
     if tall:
         wide = wide.mT
-    wide = wide / wide.norm().clamp_min(1e-7)
+    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
     a, b, c = _POLYNOMIAL
     for _ in range(_STEPS):
         squares = wide @ wide.mT

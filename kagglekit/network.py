@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from . import checkpoint, devices, files
+from . import devices, engine, files
 from .augment import Augment, nothing
 from .config import NetworkConfig
 from .data import Split, Task
@@ -25,7 +25,7 @@ from .optimizers import Groups, decay_matrices
 from .predict import answers_by_view
 from .randomness import derive, isolated, seed_all
 from .recipe import Member, Predictor
-from .train import AfterEpoch, Plan, train
+from .train import AfterEpoch, Plan, Trained
 from .views import View, average, original
 
 C = TypeVar("C", bound=NetworkConfig)
@@ -84,12 +84,17 @@ class Network(Generic[C]):
         return replace(config, **chosen)
 
     def fit(self, members: Sequence[Member], config: C) -> None:
-        """Train each member; its weights and task go to its folder."""
+        """Train the members, together where that is faster: see `engine`.
+
+        The weights and the task of each go to its folder.
+        """
         devices.spare_compiler()
-        for member in members:
-            if not (member.folder / "weights.safetensors").exists():
-                self._fit(member, config)
-            checkpoint.remove(_checkpoint(member))
+        work = engine.Work(
+            plan=lambda member: self._planned(member, config),
+            keep=lambda member, trained: self._keep(member, trained, config),
+            finished=lambda folder: (folder / "weights.safetensors").exists(),
+        )
+        engine.fit(members, work, config)
 
     def restore(
         self, folder: Path, config: C, before: Mapping[str, Predictor]
@@ -134,9 +139,8 @@ class Network(Generic[C]):
             first = as_parts(self.dataset(split.take(np.arange(1)), config)[0])
         return Task(tuple(first[0].shape), split.data.outputs)
 
-    def _fit(self, member: Member, config: C) -> None:
-        from safetensors.torch import save
-
+    def _planned(self, member: Member, config: C) -> Plan:
+        """The training of a member, whose model has its first weights."""
         seed_all(derive(member.seed, member.name, "weights"))
         task = self._task(member.train, config)
         model = self.model(config, task)
@@ -144,7 +148,12 @@ class Network(Generic[C]):
         model = _placed(model, config)
         plan = self._plan(member, model, config)
         work = _multiplications(model, task, plan.loader.batch_size)
-        trained = train(replace(plan, multiplications=work))
+        return replace(plan, multiplications=work)
+
+    def _keep(self, member: Member, trained: Trained, config: C) -> None:
+        from safetensors.torch import save
+
+        task = self._task(member.train, config)
         files.write_text(member.folder / "task.json", json.dumps(asdict(task)))
         told = {"state": trained.state, "losses": trained.history}
         files.write_json(member.folder / "trained.json", told)
@@ -165,7 +174,7 @@ class Network(Generic[C]):
             config=config,
             name=member.name,
             seed=member.seed,
-            checkpoint=_checkpoint(member),
+            checkpoint=engine.solo_checkpoint(member),
             stamp=member.stamp,
             watched=watched,
             groups=self.groups,
@@ -231,12 +240,8 @@ class NetworkPredictor(Generic[C]):
         return average(torch.from_numpy(answers), self.config.tta_mean).numpy()
 
 
-def _checkpoint(member: Member) -> Path:
-    return member.folder / "checkpoint.bin"
-
-
 def _read_task(path: Path) -> Task:
-    """The task that `_fit` wrote; UserError for sizes that no row has, before they cost memory."""
+    """The task that `_keep` wrote; UserError for sizes that no row has, before they cost memory."""
     saved = files.read_json(path)
     sizes = (
         [saved.get("outputs"), *_listed(saved.get("inputs"))] if isinstance(saved, dict) else [0]

@@ -47,6 +47,18 @@ class Objective:
     """Called after `polish` with the held-out mean square of each column, or of all: (columns,)."""
 
 
+class Function(nn.Module):
+    """Lets `functional_call` reach a function of the model that is no method of it."""
+
+    def __init__(self, model: nn.Module, function: Callable[[nn.Module, Batch], Any]) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, batch: Batch) -> Any:
+        """What the function gives for the model and the batch."""
+        return self.function(self.model, batch)
+
+
 def multiclass(config: NetworkConfig) -> Objective:
     """Cross-entropy of class positions (batch,) int64; answers are probabilities (rows, classes).
 

@@ -62,6 +62,7 @@ class Optimizers:
         self, model: nn.Module, parts: tuple[str, ...], groups: Groups, config: NetworkConfig
     ) -> None:
         self.config = config
+        self.clip: Callable[[list[nn.Parameter], float], object] = nn.utils.clip_grad_norm_
         modules = {part: model.get_submodule(part) for part in parts}
         self.by_part = {
             part: _optimizers(list(groups(module, config)), config)
@@ -73,6 +74,20 @@ class Optimizers:
         }
         device = next(model.parameters()).device.type
         self.scaler = GradScaler(device, enabled=config.precision == "fp16")
+
+    def stacked(self, stack: Mapping[Tensor, nn.Parameter]) -> None:
+        """Step stacks of models instead: `stack` has one (models, ...) for each weight.
+
+        Before the first step. Which weights decay, and which are Muon's, is as it was; every
+        model's gradients are clipped by their own norm.
+        """
+        self.clip = clip_each
+        for part, optimizers in self.by_part.items():
+            self.trained[part] = [stack[weight] for weight in self.trained[part]]
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["params"] = [stack[weight] for weight in group["params"]]
+                    group["stacked"] = True
 
     def set_rate(self, share: float) -> None:
         """Set every group's learning rate to `share` of its peak."""
@@ -97,7 +112,7 @@ class Optimizers:
             for optimizer in self.by_part[part]:
                 self.scaler.unscale_(optimizer)
             if self.config.clip_norm > 0:  # one norm over the whole part
-                nn.utils.clip_grad_norm_(self.trained[part], self.config.clip_norm)
+                self.clip(self.trained[part], self.config.clip_norm)
             for optimizer in self.by_part[part]:
                 self.scaler.step(optimizer)
                 optimizer.zero_grad(set_to_none=True)
@@ -120,6 +135,18 @@ class Optimizers:
         for part, optimizers in self.by_part.items():
             for optimizer, saved in zip(optimizers, state["parts"][part], strict=True):
                 optimizer.load_state_dict(saved)
+
+
+@torch.no_grad()
+def clip_each(stack: Iterable[Tensor], largest: float) -> None:
+    """`clip_grad_norm_` for each model of a stack of weights (models, ...) by itself."""
+    gradients = [weight.grad for weight in stack if weight.grad is not None]
+    if not gradients:
+        return
+    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    factors = (largest / (norms + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)).to(gradient.dtype))
 
 
 def _optimizers(groups: list[dict[str, Any]], config: NetworkConfig) -> list[torch.optim.Optimizer]:

@@ -352,6 +352,7 @@ def _manifest(job: Job) -> dict[str, Any]:
         "config": asdict(job.config),
         "seeds": [],
         "members": [],
+        "failed": {},
         "rows": job.request.rows,
         "folds_wanted": len(job.folds),
         "needs": {name: other.run.name for name, other in job.needed.items()},
@@ -369,7 +370,6 @@ def _manifest(job: Job) -> dict[str, Any]:
         "stamp": dict(job.stamp.parts),
         "command": job.request.command,
         "seconds": 0.0,
-        "failed": {},
     }
 
 
@@ -379,25 +379,31 @@ def _input_shape(data: Data) -> list[int] | None:
 
 
 def _fit(job: Job, waiting: Sequence[Key], progress: Progress) -> None:
-    """Fit and answer the members that are not finished, one after the other.
+    """Let the recipe fit the members that are not finished, and answer each as it is done.
 
-    A finished member is safe on disk before the next one begins. A member whose numbers burst
-    stops alone: DivergedError is raised when the others are finished.
+    A member whose numbers burst stops alone: DivergedError is raised when the others are finished.
     """
     progress.start([key.name for key in waiting], getattr(job.config, "epochs", 0))
-    failed: dict[str, str] = {}
-    for key in waiting:
-        began = time.monotonic()
-        try:
-            with _timed(job):
-                score = _train_member(job, key, progress)
-        except DivergedError as error:
-            failed[key.name] = str(error)
-            progress.say(str(error))
-        else:
-            progress.finish(key.name, score, time.monotonic() - began)
+    fitting = _Fitting(job, progress, len(waiting))
+    members = {key: fitting.member(key) for key in waiting}
+    try:
+        with fitting.training:
+            fitting.training.enter_context(stage("train"))
+            failed = _failed(job, list(members.values()))
+        for key in waiting:  # of a recipe that did not say when they were done
+            if key.name not in failed and key not in fitting.answered:
+                fitting.answer(key, members[key])
+    except BaseException:  # also of a session that is interrupted
+        with contextlib.suppress(UserError):  # what went wrong first says more
+            fitting.clock()
+        raise
+    finally:
+        fitting.training.close()
+    fitting.clock()
     _note(job, failed=failed)
     if failed:
+        for sentence in failed.values():
+            progress.say(sentence)
         _record(job)
         first = next(iter(failed.values()))
         raise DivergedError(
@@ -406,29 +412,49 @@ def _fit(job: Job, waiting: Sequence[Key], progress: Progress) -> None:
         )
 
 
-@contextlib.contextmanager
-def _timed(job: Job) -> Iterator[None]:
-    """Add the seconds spent inside to the run's, also those of a session that is interrupted."""
-    began = time.monotonic()
-
-    def note() -> None:
-        _note(job, seconds=job.run.manifest()["seconds"] + time.monotonic() - began)
-
+def _failed(job: Job, members: Sequence[Member]) -> dict[str, str]:
+    """Fit the members; the names of those whose numbers burst, and why."""
     try:
-        yield
-    except BaseException:
-        with contextlib.suppress(UserError):  # what went wrong first says more
-            note()
-        raise
-    note()
+        job.recipe.fit(members, job.config)
+    except DivergedError as error:
+        if error.members or len(members) == 1:
+            return error.members or {members[0].name: str(error)}
+        # which one is not said, and those after it were not tried
+        return {name: why for member in members for name, why in _failed(job, [member]).items()}
+    return {}
 
 
-def _train_member(job: Job, key: Key, progress: Progress) -> float | None:
-    """Fit one member and let it answer; its score."""
-    member = _member(job, key, progress)
-    with stage("train"):
-        job.recipe.fit([member], job.config)
-    return _answer(job, key, member)
+class _Fitting:
+    """The members of a run as they are fitted: each is answered once it is done."""
+
+    def __init__(self, job: Job, progress: Progress, count: int) -> None:
+        self.job, self.progress, self.count = job, progress, count
+        self.answered: set[Key] = set()
+        self.training = contextlib.ExitStack()  # the stage, which answering interrupts
+        self.last = time.monotonic()
+
+    def member(self, key: Key) -> Member:
+        """The member as the recipe gets it."""
+        member = _member(self.job, key, self.progress)
+        return replace(member, done=lambda: self.answer(key, member))
+
+    def answer(self, key: Key, member: Member) -> None:
+        """Let a fitted member answer, unless it has done so."""
+        if key in self.answered:
+            return
+        self.training.close()
+        score = _answer(self.job, key, member)
+        self.answered.add(key)
+        self.progress.finish(key.name, score, self.clock())
+        if len(self.answered) < self.count:
+            self.training.enter_context(stage("train"))
+
+    def clock(self) -> float:
+        """Add the seconds since the last call to the run's, and give them."""
+        passed = time.monotonic() - self.last
+        self.last += passed
+        _note(self.job, seconds=self.job.run.manifest()["seconds"] + passed)
+        return passed
 
 
 def _member(job: Job, key: Key, progress: Progress) -> Member:

@@ -21,7 +21,7 @@ from . import signals
 from .config import NetworkConfig
 from .errors import UserError
 from .loading import Batch, Loader, count
-from .objectives import Objective
+from .objectives import Function, Objective
 
 _PATIENCE = 15  # steps without gain on the held-out rows
 _CHUNK = 1000  # rows whose Jacobian is held at once
@@ -84,7 +84,7 @@ class Phase:
 
     def __init__(self, model: nn.Module, objective: Objective, fit: Batch, held_out: Batch) -> None:
         self.objective, self.fit, self.held_out = objective, fit, held_out
-        self.wrapped = _Function(model, objective.residual or objective.loss)
+        self.wrapped = Function(model, objective.residual or objective.loss)
         self.buffers = dict(self.wrapped.named_buffers())
         named = {n: p for n, p in self.wrapped.named_parameters() if p.requires_grad}
         self.parameters = named
@@ -303,14 +303,3 @@ _METHODS: dict[str, Callable[[nn.Module, Objective, Batch, Batch], Phase]] = {
     "gauss_newton": GaussNewton,
     "lbfgs": Lbfgs,
 }
-
-
-class _Function(nn.Module):
-    """Lets `functional_call` reach a function of the model that is no method of it."""
-
-    def __init__(self, model: nn.Module, function: Callable[[nn.Module, Batch], Any]) -> None:
-        super().__init__()
-        self.model, self.function = model, function
-
-    def forward(self, batch: Batch) -> Any:
-        return self.function(self.model, batch)

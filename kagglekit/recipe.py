@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .data import Split
+from .errors import DivergedError
 from .stamps import Stamp
 
 Predictor = Callable[[Split], np.ndarray]  # answers: (rows, outputs)
@@ -30,6 +31,10 @@ def unrecorded(epoch: int, answers: np.ndarray | None = None, **figures: float) 
     return None
 
 
+def _unnoticed() -> None:
+    """Nobody waits for the end of a member."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One fold and one seed of a run."""
@@ -44,14 +49,18 @@ class Member:
     """Answers of each needed recipe on the rows of `train`, by models that did not see the row."""
     record: Record = unrecorded
     stamp: Stamp = field(default_factory=Stamp)  # what checkpoints are begun with
+    done: Callable[[], None] = _unnoticed
+    """To be called once all that was learned is in `folder`: the member is then answered at once,
+    and safe before the next one begins."""
 
 
 class Recipe(Protocol):
     """Anything that fits: a network, an SVM, a spline.
 
-    `fit` gets members that are not finished yet, one or several, so that it may train together
-    what it is given; it leaves in `member.folder` all that `restore` needs, as safetensors, npz or
-    JSON. `before` of `restore` are the predictors of `needs` for the same member.
+    `fit` gets all members of a run that are not finished yet, which share the folder that theirs
+    are in, so that it may train together what it is given; it leaves in `member.folder` all that
+    `restore` needs, as safetensors, npz or JSON. A member whose numbers burst stops alone: see
+    `one_by_one`. `before` of `restore` are the predictors of `needs` for the same member.
     """
 
     @property
@@ -67,3 +76,25 @@ class Recipe(Protocol):
 
     def restore(self, folder: Path, config: Any, before: Mapping[str, Predictor]) -> Predictor:
         """The predictor of a fitted member."""
+
+
+def one_by_one(members: Iterable[Member], fit: Callable[[Member], None]) -> None:
+    """Fit each member with `fit`, and say so as soon as it is done.
+
+    Raises DivergedError once all were tried, which names each whose numbers burst.
+    """
+    failed: dict[str, str] = {}
+    for member in members:
+        try:
+            fit(member)
+        except DivergedError as error:
+            failed |= error.members or {member.name: str(error)}
+        else:
+            member.done()
+    demand_none(failed)
+
+
+def demand_none(failed: Mapping[str, str]) -> None:
+    """Raise DivergedError if members failed: name -> why."""
+    if failed:
+        raise DivergedError(next(iter(failed.values())), failed)

@@ -101,6 +101,7 @@ class Run:
     | run.json | what was run, on what, where, when, with which versions |
     | config.json | every knob, resolved |
     | folds.csv | which rows each fold trains and validates on |
+    | engine.json | which members were trained together, and why |
     | fold0-seed0/ | a member: what it learned, `answers.npz` when it is finished |
     | oof.npy, covered.npy | one answer a training row, and which rows have one |
     | target.npy | the targets of the training rows, for decisions that learn from OOF answers |

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,15 @@ class Plan:
         """Optimiser steps an epoch."""
         return math.ceil(len(self.loader) / self.config.accumulate)
 
+    def steps_after(self, batch: int) -> bool:
+        """Whether the optimisers step after batch number `batch` (from 1) of an epoch."""
+        return batch % self.config.accumulate == 0 or batch == len(self.loader)
+
+    def rate(self, epoch: int, batch: int) -> float:
+        """Share of the peak learning rate in the step that batch number `batch` ends."""
+        done = epoch * self.steps_per_epoch + (batch - 1) // self.config.accumulate
+        return learning_rate(done, self.epochs * self.steps_per_epoch, self.config)
+
 
 @dataclass
 class State:
@@ -82,6 +91,21 @@ class State:
         """The model whose answers count: the averaged one where there is one."""
         return self.model if self.ema is None else self.ema.module
 
+    def close(self, loss: float) -> None:
+        """The epoch in hand is done, with that mean loss."""
+        self.epoch, self.batch, self.losses = self.epoch + 1, 0, []
+        self.history.append(loss)
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """What is no tensor of the model: for a checkpoint."""
+        return {name: getattr(self, name) for name in self._plain}
+
+    @progress.setter
+    def progress(self, told: Mapping[str, Any]) -> None:
+        for name in self._plain:
+            setattr(self, name, told[name])
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on."""
         return {
@@ -91,7 +115,7 @@ class State:
             "generators": randomness.generator_states(self.draws.device),
             "draws": self.draws.get_state(),
             "losses": torch.stack(self.losses) if self.losses else torch.zeros(0),
-            "progress": {name: getattr(self, name) for name in self._plain},
+            "progress": self.progress,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -105,54 +129,59 @@ class State:
             self.ema.load_state_dict(state["ema"])
         self.draws.set_state(state["draws"])
         self.losses = list(state["losses"].to(self.draws.device))
-        for name in self._plain:
-            setattr(self, name, state["progress"][name])
+        self.progress = state["progress"]
         randomness.restore_generators(state["generators"], self.draws.device)
 
     _plain = ("epoch", "batch", "history", "polished", "best_loss", "best_epoch", "best")
 
 
+Members = Mapping[str, Mapping[str, Any]]  # their states, by name
+
+
 class Saver:
     """Writes the checkpoint when it is due, and before a signal is obeyed."""
 
-    def __init__(self, plan: Plan, state: State) -> None:
-        self.plan, self.state = plan, state
-        self.stamp = plan.stamp.of(plan.name)
-        self.pace = Pace(plan.config.checkpoint_seconds)
+    def __init__(self, path: Path, stamp: Stamp, config: NetworkConfig) -> None:
+        self.path, self.stamp = path, stamp
+        self.pace = Pace(config.checkpoint_seconds)
         self.changed = False  # since the last one
 
-    def stepped(self) -> None:
+    def stepped(self, states: Callable[[], Members | None]) -> None:
         """Note that a step was taken, and save where that is due."""
         self.changed = True
         if self.pace.due or signals.pending():
-            self.save()
+            self.save(states)
 
-    def save(self) -> None:
-        """Save what has changed, unless its numbers have burst: the last sound state stays."""
+    def save(self, states: Callable[[], Members | None]) -> None:
+        """Save what has changed: all `states`, or nothing where there are none that are sound."""
         if not self.changed:
             return
         with self.pace.saving():
-            _demand_finite(self.plan, self.state)
-            members = {self.plan.name: self.state.state_dict()}
-            checkpoint.save(self.plan.checkpoint, Checkpoint(self.stamp.parts, members))
+            members = states()
+            if members is not None:
+                checkpoint.save(self.path, Checkpoint(self.stamp.parts, members))
         self.changed = False
 
-    def restore(self) -> None:
-        """Go on from the last checkpoint, if there is one.
+    def load(self) -> Members | None:
+        """The states in the last checkpoint, if there is one.
 
-        Raises UserError for one that was begun with something else, or does not fit.
+        Raises UserError for one that was begun with something else.
         """
-        path = self.plan.checkpoint
-        found = checkpoint.load(path)
+        found = checkpoint.load(self.path)
         if found is None:
-            return
-        self.stamp.admit(found.stamp, str(path))
+            return None
+        self.stamp.admit(found.stamp, str(self.path))
+        return found.members
+
+    @contextmanager
+    def fitting(self) -> Iterator[None]:
+        """The context in which states are put back: UserError for those that do not fit."""
         try:
-            self.state.load_state_dict(found.members[self.plan.name])
+            yield
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise UserError(
-                f"{path} does not fit the model that is trained: delete it to begin the member "
-                "again"
+                f"{self.path} does not fit the model that is trained: delete it to begin the "
+                "member again"
             ) from error
 
 
@@ -176,43 +205,64 @@ def train(plan: Plan) -> Trained:
     checkpoint that was begun with something else; DivergedError for a loss or weights that are not
     finite: the checkpoint then keeps the last sound state.
     """
-    _demand_possible(plan)
+    demand_possible(plan)
     with devices.reproducible():
-        state = _start(plan)
-        saver = Saver(plan, state)
-        saver.restore()
+        state = start(plan)
+        saver = Saver(plan.checkpoint, plan.stamp.of(plan.name), plan.config)
+        found = saver.load()
+        if found is not None:
+            with saver.fitting():
+                state.load_state_dict(found[plan.name])
+        loop = _Alone(plan, state, saver)
         try:
-            _phases(plan, state, saver)
+            _phases(loop)
         except signals.Interrupted as interruption:
             if not interruption.amid:  # but between two steps, in scoring say
-                saver.save()
+                saver.save(loop.states)
             raise
     return Trained(state.answering, checkpoint.digest(state.state_dict()), state.history)
 
 
-def _phases(plan: Plan, state: State, saver: Saver) -> None:
+@dataclass(frozen=True)
+class _Alone:
+    """A member in training, and what saves it."""
+
+    plan: Plan
+    state: State
+    saver: Saver
+
+    def states(self) -> Members:
+        """What a checkpoint holds; raises DivergedError for numbers that are not sound."""
+        demand_finite(self.plan, self.state)
+        return {self.plan.name: self.state.state_dict()}
+
+    def stepped(self) -> None:
+        """A step was taken."""
+        self.saver.stepped(self.states)
+
+
+def _phases(loop: _Alone) -> None:
+    plan, state = loop.plan, loop.state
     with devices.threads_for(plan.multiplications, plan.loader.device):
-        _epochs(plan, state, saver)
+        forward = torch.compile(plan.model) if plan.compiled else plan.model
+        while state.epoch < plan.epochs and not out_of_patience(plan, state):
+            _epoch(loop, forward)
     if state.best and not state.polished:
         state.answering.load_state_dict(state.best)
     if plan.config.polish:
-        _polish(plan, state, saver)
+        polish_answering(plan, state, loop.stepped)
 
 
-def _demand_possible(plan: Plan) -> None:
+def demand_possible(plan: Plan) -> None:
+    """Raise UserError for knobs that the objective cannot follow."""
     if plan.config.mixup and not plan.objective.mixes:
         raise UserError("mixup needs an objective whose loss takes blended targets: set mixup=0")
     if plan.config.polish:
         demand_polishable(plan.objective, plan.config)
 
 
-def _epochs(plan: Plan, state: State, saver: Saver) -> None:
-    forward = torch.compile(plan.model) if plan.compiled else plan.model
-    while state.epoch < plan.epochs and not _out_of_patience(plan, state):
-        _epoch(plan, state, forward, saver)
-
-
-def _polish(plan: Plan, state: State, saver: Saver) -> None:
+def polish_answering(plan: Plan, state: State, stepped: Callable[[], None]) -> None:
+    """The second-order phase of a member, or what is left of it."""
     assert plan.watched is not None
     polish(
         state.answering,
@@ -220,16 +270,22 @@ def _polish(plan: Plan, state: State, saver: Saver) -> None:
         (plan.loader, plan.watched),
         plan.config,
         state.polished,
-        saver.stepped,
+        stepped,
     )
 
 
-def _start(plan: Plan) -> State:
-    ema = None
-    if plan.config.ema:
-        ema = AveragedModel(plan.model, multi_avg_fn=_ramped(plan.config.ema), use_buffers=True)
+def start(plan: Plan) -> State:
+    """The state before the first step."""
     optimizers = Optimizers(plan.model, plan.objective.parts, plan.groups, plan.config)
+    ema = averaged(plan.model, plan.config)
     return State(plan.model, optimizers, ema, generator(plan.loader.device, 0))
+
+
+def averaged(model: nn.Module, config: NetworkConfig) -> AveragedModel | None:
+    """The averaged weights and buffers of a model, where `ema` asks for them."""
+    if not config.ema:
+        return None
+    return AveragedModel(model, multi_avg_fn=_ramped(config.ema), use_buffers=True)
 
 
 def _ramped(decay: float) -> Callable[[Any, Any, Any], None]:
@@ -242,51 +298,68 @@ def _ramped(decay: float) -> Callable[[Any, Any, Any], None]:
     return update
 
 
-def _epoch(plan: Plan, state: State, forward: Any, saver: Saver) -> None:
+def _epoch(loop: _Alone, forward: Any) -> None:
     """What is left of a pass over the training rows, and what follows it."""
+    plan, state = loop.plan, loop.state
     began, batches_before = time.monotonic(), state.batch
     if not state.batch:
         # all randomness of an epoch comes from (seed, member, epoch): nothing older is needed
-        seed_all(derive(plan.seed, plan.name, "epoch", state.epoch))
-        state.draws.manual_seed(derive(plan.seed, plan.name, "augment", state.epoch))
+        seed_all(epoch_seed(plan, state.epoch))
+        seed_draws(plan, state)
     plan.model.train()
     with signals.deferred():
-        _steps(plan, state, forward, saver)
-    _demand_finite(plan, state)
+        _steps(loop, forward)
+    demand_finite(plan, state)
     loss = float(torch.stack(state.losses).mean())  # the one wait for the device in an epoch
     seconds = time.monotonic() - began
     rows = (state.batch - batches_before) * plan.loader.batch_size
-    _watch(plan, state)
-    figures = {
-        "loss": loss, "rows_per_second": rows / max(seconds, 1e-9), "epochs": float(plan.epochs),
-    }  # fmt: skip
-    peak = devices.peak_gib(plan.loader.device)
-    if peak is not None:
-        figures["gpu_gib"] = peak
+    watch(plan, state)
     # noted before it counts as done: killed in between, it is noted again, not left out
-    plan.after_epoch(state.answering, state.epoch + 1, figures)
+    plan.after_epoch(
+        state.answering, state.epoch + 1, figures(plan, loss, rows / max(seconds, 1e-9))
+    )
     with signals.deferred():
-        state.epoch, state.batch, state.losses = state.epoch + 1, 0, []
-        state.history.append(loss)
-        saver.stepped()
+        state.close(loss)
+        loop.stepped()
+
+
+def epoch_seed(plan: Plan, epoch: int) -> int:
+    """The seed of whatever a model draws in an epoch, dropout say."""
+    return derive(plan.seed, plan.name, "epoch", epoch)
+
+
+def seed_draws(plan: Plan, state: State) -> None:
+    """Begin the draws of augmentation and mixup anew, as every epoch does."""
+    state.draws.manual_seed(derive(plan.seed, plan.name, "augment", state.epoch))
+
+
+def figures(plan: Plan, loss: float, rows_per_second: float) -> dict[str, float]:
+    """What the history notes of an epoch."""
+    told = {"loss": loss, "rows_per_second": rows_per_second, "epochs": float(plan.epochs)}
+    peak = devices.peak_gib(plan.loader.device)
+    return told if peak is None else {**told, "gpu_gib": peak}
 
 
 @torch.no_grad()
-def _demand_finite(plan: Plan, state: State) -> None:
+def demand_finite(plan: Plan, state: State) -> None:
     """Refuse to go on, to save or to answer once numbers have burst."""
     # the weights too: the last step may have burst them, after its loss was taken
     total = torch.stack([weight.sum().float() for weight in state.answering.parameters()]).sum()
     losses = torch.stack(state.losses) if state.losses else torch.zeros(1)
+    if not (bool(losses.isfinite().all()) and math.isfinite(float(total))):
+        raise diverged(plan, state, losses)
+
+
+def diverged(plan: Plan, state: State, losses: Tensor) -> DivergedError:
+    """The error of a member whose `losses` of the epoch in hand, or whose weights, have burst."""
     burst = (~losses.isfinite()).nonzero()
-    if not len(burst) and math.isfinite(float(total)):
-        return
     batch = int(burst[0]) + 1 if len(burst) else state.batch
     what = f"the loss became {float(losses[batch - 1])}" if len(burst) else "the weights burst"
     config = plan.config
     causes = [f"a learning rate that is too high (lr={config.lr:g})"]
     causes += ["no limit to gradients (set clip_norm=1)"] if not config.clip_norm else []
     causes += [f"precision={config.precision} (take fp32)"] if config.precision != "fp32" else []
-    raise DivergedError(
+    return DivergedError(
         f"{plan.name}: {what} in batch {batch} of {len(plan.loader)} of epoch {state.epoch + 1} "
         f"of {plan.epochs}; {_last_sound(plan)}; likely causes: {', '.join(causes)}, or infinite "
         "or missing numbers in the data"
@@ -295,39 +368,37 @@ def _demand_finite(plan: Plan, state: State) -> None:
 
 def _last_sound(plan: Plan) -> str:
     saved = checkpoint.load(plan.checkpoint)
-    if saved is None:
+    progress = saved.members.get(plan.name, {}).get("progress") if saved else None
+    if progress is None:  # a cohort's may hold other members alone
         return "no checkpoint was written before"
-    progress = saved.members[plan.name]["progress"]
     return (
         f"the last sound state, after batch {progress['batch']} of epoch {progress['epoch'] + 1}, "
         f"is in {plan.checkpoint}"
     )
 
 
-def _steps(plan: Plan, state: State, forward: Any, saver: Saver) -> None:
+def _steps(loop: _Alone, forward: Any) -> None:
     """The optimiser steps that are left of an epoch."""
-    count = len(plan.loader)
-    steps = plan.epochs * plan.steps_per_epoch
+    plan, state = loop.plan, loop.state
     for number, batch in enumerate(
         plan.loader.batches(state.epoch, state.batch), start=state.batch + 1
     ):
-        stepping = number % plan.config.accumulate == 0 or number == count
+        stepping = plan.steps_after(number)
         if stepping:
-            done = state.epoch * plan.steps_per_epoch + (number - 1) // plan.config.accumulate
-            state.optimizers.set_rate(learning_rate(done, steps, plan.config))
-        losses = _learn(plan, state.optimizers, forward, _seen(plan, batch, state.draws), stepping)
+            state.optimizers.set_rate(plan.rate(state.epoch, number))
+        losses = learn(plan, state.optimizers, forward, seen(plan, batch, state.draws), stepping)
         state.losses.append(torch.stack([loss.detach().float() for loss in losses]).sum())
         if not stepping:
             continue
         state.batch = number  # between two steps gradients are half gathered: no place to save
         if state.ema is not None:
             state.ema.update_parameters(plan.model)
-        saver.stepped()
+        loop.stepped()
         if signals.pending():
             return
 
 
-def _seen(plan: Plan, batch: Batch, draws: torch.Generator) -> Any:
+def seen(plan: Plan, batch: Batch, draws: torch.Generator) -> Any:
     """The batch as training sees it: augmented, and mixed where `mixup` says so."""
     inputs, *rest = batch
     inputs = plan.augment(inputs, draws)
@@ -337,7 +408,7 @@ def _seen(plan: Plan, batch: Batch, draws: torch.Generator) -> Any:
     return [inputs, *rest]
 
 
-def _learn(
+def learn(
     plan: Plan, optimizers: Optimizers, forward: Any, batch: Any, stepping: bool
 ) -> list[Tensor]:
     """Add the gradients of a batch and, where `stepping`, take the step; the losses."""
@@ -373,7 +444,7 @@ def _by_part(objective: Objective, losses: Losses) -> Mapping[str, Tensor | Call
     return by_part
 
 
-def _watch(plan: Plan, state: State) -> None:
+def watch(plan: Plan, state: State) -> None:
     """Note the loss on the rows held out of training, and the weights where it is the best yet."""
     if plan.watched is None or not plan.config.patience:
         return
@@ -385,7 +456,8 @@ def _watch(plan: Plan, state: State) -> None:
             state.best_loss, state.best_epoch = loss, state.epoch + 1
 
 
-def _out_of_patience(plan: Plan, state: State) -> bool:
+def out_of_patience(plan: Plan, state: State) -> bool:
+    """Whether `patience` ends the training: the watched rows have gained nothing for so long."""
     patience = plan.config.patience
     return patience > 0 and state.epoch - state.best_epoch >= patience
 

@@ -77,6 +77,9 @@ competition = Competition(
         ),
         "lbfgs": network(polish=3, epochs=2, patience=2, checkpoint_seconds=0),
         "unsaved": network(),
+        "cohort": network(
+            folds=3, ema=0.9, mixup=0.2, accumulate=2, patience=2, polish=2, checkpoint_seconds=0
+        ),
         "everything": Blend(("streamed", "mixed", "newton", "lbfgs"), Config(folds=2)),
     },
 )
@@ -176,6 +179,20 @@ def test_networks_killed_in_every_stage_end_with_the_bytes_of_an_unbroken_run(
         runs.find(folders.runs(), "networks", run)
 
 
+@pytest.mark.parametrize("engine", ["stacked", "solo"])
+def test_a_cohort_killed_in_every_stage_ends_with_the_bytes_of_an_unbroken_run(
+    engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, certificate = typed(
+        capsys, "certify", "networks", "cohort", f"engine={engine}", "--rows", "60", "--kills", "10"
+    )
+    assert (code, certificate["differences"]) == (0, [])
+    assert certificate["kills"]["done"] >= 10
+    told = json.loads((Path(certificate["folder"]) / "engine.json").read_text())
+    assert {choice["engine"] for choice in told["cohorts"]} == {engine}, told
+    assert sum(len(choice["members"]) for choice in told["cohorts"]) == 2
+
+
 def test_a_recipe_that_answers_otherwise_when_begun_again_is_found_out(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -267,6 +284,7 @@ def test_knobs_are_lowered_where_the_user_says_nothing() -> None:
         "unsaved",
         "folds=3",
         "checkpoint_seconds=0",
+        "engine=stacked",
         "--rows",
         "30",
         "--json",

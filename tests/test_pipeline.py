@@ -230,6 +230,41 @@ def test_a_member_whose_numbers_burst_stops_alone(
     assert not json.loads(path.read_text())["failed"]
 
 
+HAND_WRITTEN = """
+from dataclasses import replace
+from kagglekit.errors import DivergedError
+
+
+class Plain:
+    config, needs = LineConfig(folds=3), ()
+
+    def fit(self, members, config):
+        for member in members:
+            if member.name == "fold1-seed0":
+                raise DivergedError(f"{member.name}: it became nan")
+            quiet = replace(member, done=lambda: None)
+            competition.recipes["line"].fit([quiet], config)
+
+    def restore(self, folder, config, before):
+        return competition.recipes["line"].restore(folder, config, before)
+
+
+competition.recipes["plain"] = Plain()
+"""
+
+
+def test_a_recipe_that_neither_ends_members_nor_goes_on_after_a_burst_loses_no_other_member(
+    project: Path,
+) -> None:
+    toys.write(project, HAND_WRITTEN)
+    with pytest.raises(DivergedError, match=r"1 of 3 members stopped \(fold1-seed0: it became nan"):
+        train("plain")
+    (path,) = Path("runs/toy").glob("plain-*/run.json")
+    assert list(json.loads(path.read_text())["failed"]) == ["fold1-seed0"]
+    assert len(list(path.parent.glob("*/answers.npz"))) == 2
+    assert toys.fits() == 2
+
+
 def test_a_killed_process_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     toys.trap("ask-kill", 4)  # the second member is fitted, and not written down
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -306,7 +306,7 @@ def test_a_loss_of_an_unknown_part_is_named(tmp_path: Path) -> None:
 def test_what_an_objective_cannot_do_is_said_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "_epochs", lambda *parts: pytest.fail("trained first"))
+    monkeypatch.setattr(train, "_phases", lambda *parts: pytest.fail("trained first"))
     plain = Objective(regression(settings()).loss, lambda model, batch: model(batch[0]))
     recipe = regressor(objective=lambda c: plain)
     for knobs, key in (

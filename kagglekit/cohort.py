@@ -1,0 +1,350 @@
+"""The training loop of a cohort: members in lock step, each as it would be trained alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from . import checkpoint, devices, signals
+from .augment import nothing
+from .objectives import Batch
+from .optimizers import Optimizers
+from .stacking import Passes, Stack, attach, detach, together
+from .train import (
+    Members,
+    Plan,
+    Saver,
+    State,
+    Trained,
+    averaged,
+    demand_possible,
+    diverged,
+    epoch_seed,
+    figures,
+    out_of_patience,
+    polish_answering,
+    seed_draws,
+    seen,
+    start,
+    watch,
+)
+
+Finish = Callable[[Plan, Trained], None]
+
+_AT_ONCE = 2**28  # bytes of a whole epoch's batches that are gathered at once
+
+
+@dataclass(eq=False)
+class Seat:
+    """A member that is trained in a stack, and its own random numbers."""
+
+    plan: Plan
+    state: State  # its model and averages are slices of the stack
+    noise: torch.Generator  # of its dropout
+    slot: dict[str, Any]  # state of its optimisers when it joined; none at the start
+
+
+def pace(plan: Plan) -> tuple[int, int, int]:
+    """Members of one pace can be in lock step: rows a batch, batches an epoch, epochs."""
+    return plan.loader.batch_size, len(plan.loader), plan.epochs
+
+
+def train_cohort(
+    plans: Sequence[Plan], saver: Saver, finish: Finish, passes: Passes
+) -> dict[str, str]:
+    """Train members of one pace to the end, going on from the cohort's checkpoint if there is one.
+
+    `finish` gets each member as it is trained. A member whose numbers burst stops alone, at the
+    end of its epoch: name -> why is given for each. Raises Unstackable for models that cannot be
+    stacked, and the errors of `train.train`.
+    """
+    for plan in plans:
+        demand_possible(plan)
+    with devices.reproducible():
+        cohort = Cohort(plans, saver, passes)
+        try:
+            cohort.train()
+            cohort.conclude(finish)
+        except signals.Interrupted as interruption:
+            if not interruption.amid:  # but between two rounds, in scoring say
+                saver.save(cohort.states)
+            raise
+    return cohort.failed
+
+
+class Cohort:
+    """Members of one pace, and where the training of each stands."""
+
+    def __init__(self, plans: Sequence[Plan], saver: Saver, passes: Passes) -> None:
+        self.passes = passes
+        self.plans, self.saver = {plan.name: plan for plan in plans}, saver
+        # states of the members that are in no stack: those that have left theirs, or wait
+        self.waiting: dict[str, Mapping[str, Any]] = dict(saver.load() or {})
+        stopped = {name: saved["failed"] for name, saved in self.waiting.items()
+                   if "failed" in saved and name in self.plans}  # fmt: skip
+        # one that comes back alone is tried once more, from its last sound state
+        self.failed: dict[str, str] = stopped if len(stopped) < len(plans) else {}
+        self.seats: list[Seat] = []
+        self.losses: list[Tensor] = []  # of the epoch in hand, (seats,) a batch
+
+    # --- the first phase ------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """All epochs of all members: those that stand at the same batch form a stack."""
+        seats = [self._seated(plan) for name, plan in self.plans.items() if name not in self.failed]
+        seats = [seat for seat in seats if not _is_over(seat)]
+
+        def place(seat: Seat) -> tuple[int, int]:
+            return seat.state.epoch, seat.state.batch
+
+        for _, group in groupby(sorted(seats, key=place), place):
+            self._train_stack(list(group))
+
+    def _seated(self, plan: Plan) -> Seat:
+        state = start(plan)
+        seat = Seat(plan, state, torch.Generator(), {})
+        saved = self.waiting.get(plan.name, {})
+        if "model" in saved:
+            with self.saver.fitting():
+                _restore(state, saved)
+                seat.noise.set_state(saved["noise"])
+                seat.slot = saved["optimizers"]
+        return seat
+
+    def _train_stack(self, seats: list[Seat]) -> None:
+        self._join(seats)
+        work = seats[0].plan.multiplications * len(seats)
+        with devices.threads_for(work, seats[0].plan.loader.device):
+            while self.seats:
+                self._epoch()
+                self._leave([seat for seat in self.seats if _is_over(seat)])
+
+    def _join(self, seats: list[Seat]) -> None:
+        """Stack these members; their optimisers' states too."""
+        self.seats = seats
+        models, plan = [seat.plan.model for seat in seats], seats[0].plan
+        self.stack = Stack(models, plan.objective, plan.config, self.passes)
+        self.optimizers = Optimizers(plan.model, ("",), plan.groups, plan.config)
+        self.optimizers.stacked(self.stack.by_weight)
+        if seats[0].slot:
+            with self.saver.fitting():
+                self.optimizers.load_state_dict(joined([seat.slot for seat in seats]))
+        self.average = _stacked_average([seat.state.ema for seat in seats], self.stack.module, plan)
+        columns = [torch.stack(seat.state.losses) for seat in seats if seat.state.losses]
+        self.losses = list(torch.stack(columns, dim=1)) if columns else []
+
+    def _leave(self, leaving: Sequence[Seat]) -> None:
+        """These members cost no more; the others close ranks."""
+        if not leaving:
+            return
+        for seat in leaving:
+            if seat.plan.name not in self.failed:
+                self.waiting[seat.plan.name] = self._state(self.seats.index(seat))
+        staying = [seat for seat in self.seats if seat not in leaving]
+        for seat in staying:
+            seat.slot = part(self.optimizers.state_dict(), self.seats.index(seat))
+        self.seats = []
+        if staying:
+            self._join(staying)
+
+    def _epoch(self) -> None:
+        """What is left of a pass of each member over its rows, and what follows it."""
+        began, before = time.monotonic(), self.seats[0].state.batch
+        if not before:
+            for seat in self.seats:
+                seat.noise.manual_seed(epoch_seed(seat.plan, seat.state.epoch))
+                seed_draws(seat.plan, seat.state)
+        with signals.deferred():
+            self._rounds()
+        self._stop_burst()
+        if not self.seats:
+            return
+        losses = torch.stack(self.losses).mean(0).tolist()
+        seconds = max(time.monotonic() - began, 1e-9)
+        for seat, loss in zip(self.seats, losses, strict=True):
+            plan, state = seat.plan, seat.state
+            watch(plan, state)
+            rows = (state.batch - before) * plan.loader.batch_size
+            plan.after_epoch(state.answering, state.epoch + 1, figures(plan, loss, rows / seconds))
+        with signals.deferred():
+            for seat, loss in zip(self.seats, losses, strict=True):
+                seat.state.close(loss)
+            self.losses = []
+            self.saver.stepped(self.states)
+
+    def _rounds(self) -> None:
+        """The rounds that are left of an epoch: a step of every member each."""
+        plan, epoch = self.seats[0].plan, self.seats[0].state.epoch
+        generators = [seat.noise for seat in self.seats]
+        for number, batch in enumerate(self._batches(), start=self.seats[0].state.batch + 1):
+            self.losses.append(self.stack.backward(batch, generators))
+            if not plan.steps_after(number):
+                continue
+            self.optimizers.set_rate(plan.rate(epoch, number))
+            self.optimizers.step([""])
+            for seat in self.seats:
+                seat.state.batch = number
+            if self.average is not None:
+                self.average.update_parameters(self.stack.module)
+            self.saver.stepped(self.states)
+            if signals.pending():
+                return
+
+    def _batches(self) -> Iterator[Batch]:
+        """The batches that are left of an epoch, each part led by an axis of members."""
+        epoch, first = self.seats[0].state.epoch, self.seats[0].state.batch
+        if self._at_once:
+            wholes = zip(*(seat.plan.loader.whole(epoch) for seat in self.seats), strict=True)
+            parts = [torch.stack(whole, dim=1) for whole in wholes]
+            yield from ([part[number] for part in parts] for number in range(first, len(parts[0])))
+            return
+        loaders = [seat.plan.loader.batches(epoch, first) for seat in self.seats]
+        for batches in zip(*loaders, strict=True):
+            views = zip(self.seats, batches, strict=True)
+            yield together([seen(seat.plan, batch, seat.state.draws) for seat, batch in views])
+
+    @property
+    def _at_once(self) -> bool:
+        """Whether a whole epoch is gathered at once: nothing is drawn, and it is small."""
+        plan = self.seats[0].plan
+        if plan.augment is not nothing or plan.config.mixup:
+            return False
+        columns = plan.loader.resident or []
+        return sum(column.nbytes for column in columns) * len(self.seats) <= _AT_ONCE
+
+    @torch.no_grad()
+    def _sound(self) -> Tensor:
+        """(seats,) whether losses and weights of each are finite."""
+        answering = self.stack.module if self.average is None else self.average.module
+        sums = [weight.flatten(1).sum(1).float() for weight in answering.parameters()]
+        found = torch.stack(sums).sum(0).isfinite()
+        return found & torch.stack(self.losses).isfinite().all(0) if self.losses else found
+
+    def _stop_burst(self) -> None:
+        """Let the members go whose numbers have burst; their last sound states stay saved."""
+        burst = (~self._sound()).nonzero().flatten().tolist()
+        if not burst:
+            return
+        saved = self.saver.load() or {}
+        losses = torch.stack(self.losses)
+        for place in burst:
+            seat = self.seats[place]
+            name, told = seat.plan.name, diverged(seat.plan, seat.state, losses[:, place])
+            self.failed[name] = str(told)
+            self.waiting[name] = {**saved.get(name, {}), "failed": str(told)}
+        for place, seat in enumerate(self.seats):
+            seat.state.losses = list(losses[:, place])
+        self._leave([self.seats[place] for place in burst])
+
+    # --- what follows ---------------------------------------------------------------------------
+
+    def conclude(self, finish: Finish) -> None:
+        """The second-order phase, member after member, and the end of each."""
+        for name, plan in self.plans.items():
+            if name in self.failed:
+                continue
+            detach(plan.model)
+            saved = self.waiting[name]
+            state = start(plan)
+            with self.saver.fitting():
+                _restore(state, saved)
+            if state.best:
+                state.answering.load_state_dict(state.best)
+            if plan.config.polish:
+                self.waiting[name] = {**saved, "progress": state.progress}
+                polish_answering(plan, state, lambda: self.saver.stepped(self.states))
+            ended = {**self.waiting[name], "answering": state.answering.state_dict()}
+            finish(plan, Trained(state.answering, checkpoint.digest(ended), state.history))
+
+    # --- what a checkpoint holds ----------------------------------------------------------------
+
+    def states(self) -> Members | None:
+        """The states of all members; None while numbers have burst: the last sound ones stay."""
+        if self.seats and not bool(self._sound().all()):
+            return None
+        seated = {seat.plan.name: self._state(place) for place, seat in enumerate(self.seats)}
+        return {**self.waiting, **seated}
+
+    def _state(self, place: int) -> dict[str, Any]:
+        seat = self.seats[place]
+        state = seat.state
+        losses = [loss[place] for loss in self.losses]
+        return {
+            "model": _copied(state.model.state_dict()),
+            "optimizers": part(self.optimizers.state_dict(), place),
+            "ema": {} if state.ema is None else _copied(state.ema.state_dict()),
+            "noise": seat.noise.get_state(),
+            "draws": state.draws.get_state(),
+            "losses": torch.stack(losses) if losses else torch.zeros(0),
+            "progress": state.progress,
+        }
+
+
+def _is_over(seat: Seat) -> bool:
+    return seat.state.epoch >= seat.plan.epochs or out_of_patience(seat.plan, seat.state)
+
+
+def _restore(state: State, saved: Mapping[str, Any]) -> None:
+    """Weights, averages, draws and progress as they were saved."""
+    state.model.load_state_dict(saved["model"])
+    if state.ema is not None:
+        state.ema.load_state_dict(saved["ema"])
+    state.draws.set_state(saved["draws"])
+    state.losses = list(saved["losses"].to(state.draws.device))
+    state.progress = saved["progress"]
+
+
+def _stacked_average(
+    averages: Sequence[AveragedModel | None], module: nn.Module, plan: Plan
+) -> AveragedModel | None:
+    """The averages of all members as one, of which theirs become slices."""
+    each = [average for average in averages if average is not None]
+    stacked = averaged(module, plan.config)
+    if stacked is None:
+        return None
+    detached = [average.module for average in each]
+    attach(stacked.module, detached)
+    stacked.n_averaged.copy_(each[0].n_averaged)
+    for average in each:
+        average.n_averaged = stacked.n_averaged
+    return stacked
+
+
+# --- states of stacked optimisers ---------------------------------------------------------------
+
+_SHARED = ("step",)  # tensors that all models of a stack have in common
+
+
+def part(state: Any, place: int, name: Any = None) -> Any:
+    """The state of one model in that of stacked optimisers."""
+    if isinstance(state, Tensor):
+        return (state if name in _SHARED else state[place]).clone()
+    if isinstance(state, Mapping):
+        return {key: part(value, place, key) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(part(value, place) for value in state)
+    return state
+
+
+def joined(states: Sequence[Any], name: Any = None) -> Any:
+    """The state of stacked optimisers from that of each model's: undoes `part`."""
+    first = states[0]
+    if isinstance(first, Tensor):
+        return first.clone() if name in _SHARED else torch.stack(list(states))
+    if isinstance(first, Mapping):
+        return {key: joined([state[key] for state in states], key) for key in first}
+    if isinstance(first, list | tuple):
+        return type(first)(joined(list(values)) for values in zip(*states, strict=True))
+    return first
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state without views: saving one would save the whole stack that it is a slice of."""
+    return {name: tensor.detach().clone() for name, tensor in state.items()}

@@ -1,0 +1,456 @@
+"""Models stacked: the weights of several as one, and one forward and backward pass for all.
+
+The pass is torch.func's `vmap` of one model's loss, recorded once as a plain list of operations and
+then run without vmap, modules and autograd, whose cost is what small networks spend their time on.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from . import devices
+from .config import NetworkConfig
+from .objectives import Batch, Function, Losses, Mixed, Objective
+from .randomness import seed_all
+
+_FEW_ROWS = 32  # of a batch, on which models are compared in double precision
+# Largest difference of losses and of whole gradients, relative, between a model stacked and alone.
+_TOLERANCE = {"fp64": 1e-6, "fp32": 1e-2, "bf16": 0.3, "fp16": 0.3}
+Generators = Sequence[torch.Generator]  # of what each model draws in a pass: dropout
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A recorded forward and backward pass: stacked weights, noise and batch to gradients."""
+
+    run: Callable[..., list[Tensor]]
+    draws: list[Draw]
+    reached: list[bool]  # which of the weights have a gradient
+
+
+Passes = dict[Any, Pass]  # by what they were recorded of
+
+
+class Unstackable(Exception):
+    """Why models cannot be trained as one stack."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a dropout layer multiplies the input by that one model gives it: drawn in each pass."""
+
+    probability: float
+    shape: torch.Size
+    stride: tuple[int, ...]  # the layout decides which element gets which number
+    dtype: torch.dtype
+
+    def __call__(self, generator: torch.Generator) -> Tensor:
+        """Zeros and 1 / (1 - probability), as `torch.nn.functional.dropout` draws them."""
+        kept = 1 - self.probability
+        noise = torch.empty_strided(self.shape, self.stride, dtype=self.dtype)
+        return noise.bernoulli_(kept, generator=generator).div_(kept)
+
+
+class Stack:
+    """Models of one kind, whose weights and buffers become slices of stacked ones.
+
+    What changes in the stack has changed in each model, and the other way round. Raises
+    Unstackable for models that cannot be stacked, as far as one can see before a pass.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        objective: Objective,
+        config: NetworkConfig,
+        passes: Passes | None = None,
+        records: bool = True,  # passes, or goes through vmap and autograd each time
+    ) -> None:
+        self.passes: Passes = {} if passes is None else passes
+        self.records = records
+        self.models, self.objective, self.config = list(models), objective, config
+        self.device = next(models[0].parameters()).device
+        demand_stackable(models[0], objective, config, self.device)
+        self.module = copy.deepcopy(models[0])
+        attach(self.module, models)
+        self._noise: list[Tensor] = []  # of the pass in hand, what is drawn last first
+        _supply_noise(self.module, self._noise)
+        self.module.train()
+        self._function = Function(self.module, objective.loss)
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The stacked weights (models, ...) that are trained."""
+        return [weight for weight in self.module.parameters() if weight.requires_grad]
+
+    @property
+    def by_weight(self) -> dict[Tensor, nn.Parameter]:
+        """The stack that each weight of the first model is a slice of."""
+        return dict(zip(self.models[0].parameters(), self.module.parameters(), strict=True))
+
+    def backward(self, batch: Batch, generators: Generators) -> Tensor:
+        """Add each model's gradient on its own batch to its own; the losses, (models,).
+
+        Every part of `batch` leads with an axis of models.
+        """
+        recorded = self._pass(batch)
+        losses, *gradients = recorded.run(*self._inputs(batch, recorded.draws, generators))
+        found = iter(gradients)
+        for weight, reaches in zip(self.weights, recorded.reached, strict=True):
+            if reaches:
+                gradient = next(found)
+                weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        return losses
+
+    def _inputs(self, batch: Batch, draws: Sequence[Draw], generators: Generators) -> list[Tensor]:
+        noise = [torch.stack([draw(source) for source in generators]) for draw in draws]
+        kept = _kept(self.module)
+        return [*map(_data, self.weights), *map(_data, kept.values()), *noise, *leaves(batch)]
+
+    def _pass(self, batch: Batch) -> Pass:
+        """The recorded pass for batches of this shape."""
+        tensors = [*self.module.named_parameters(), *self.module.named_buffers()]
+        key = (
+            len(self.models),
+            tuple((part.shape, part.dtype) for part in leaves(batch)),
+            tuple((name, part.shape, part.dtype, part.requires_grad) for name, part in tensors),
+        )
+        if key not in self.passes:
+            with torch.enable_grad():
+                example = model_at(batch, 0, self.config)
+                draws = draws_of(self.models[0], self.objective, self.config, example)
+                self.passes[key] = self._recorded(batch, draws)
+        return self.passes[key]
+
+    def _recorded(self, batch: Batch, draws: list[Draw]) -> Pass:
+        from torch.fx.experimental.proxy_tensor import make_fx
+        from torch.fx.graph import CodeGen
+
+        reached: list[bool] = []
+
+        def one_pass(*inputs: Tensor) -> list[Tensor]:
+            losses, gradients = self._gradients(list(inputs), batch)
+            reached[:] = [gradient is not None for gradient in gradients]
+            # laid out as their weights are: fused optimisers take that for granted
+            return [losses, *(g.contiguous() for g in gradients if g is not None)]
+
+        def with_weights(*inputs: Tensor) -> list[Tensor]:
+            count = len(self.weights)
+            weights = [weight.detach().requires_grad_() for weight in inputs[:count]]
+            with torch.enable_grad():
+                return one_pass(*weights, *inputs[count:])
+
+        if not self.records:
+            return Pass(_refusing(with_weights), draws, reached)
+        generators = [torch.Generator() for _ in self.models]
+        inputs = [part.clone() for part in self._inputs(batch, draws, generators)]
+        recorded = _refusing(make_fx(with_weights))(*inputs)
+        recorded.graph.set_codegen(CodeGen())  # inputs one by one: unpacking them takes longer
+        recorded.recompile()
+        forward = recorded.forward
+        if self.config.compile == "on":
+            forward = torch.compile(forward, dynamic=False)
+        return Pass(torch.no_grad()(forward), draws, reached)
+
+    def _gradients(
+        self, inputs: list[Tensor], batch: Batch
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """(models,) losses, and the gradient of each stacked weight where it has one."""
+        kept_names = list(_kept(self.module))
+        names = [name for name, weight in self.module.named_parameters() if weight.requires_grad]
+        weights, rest = inputs[: len(names)], inputs[len(names) :]
+        kept, rest = rest[: len(kept_names)], rest[len(kept_names) :]
+        parts = len(leaves(batch))
+        noise, given = rest[: len(rest) - parts], rest[len(rest) - parts :]
+
+        def loss(named: dict[str, Tensor], noise: list[Tensor], given: list[Tensor]) -> Tensor:
+            self._noise[:] = reversed(noise)
+            inside = {f"model.{name}": tensor for name, tensor in named.items()}
+            with devices.autocast(self.config.precision, self.device):
+                return total(functional_call(self._function, inside, (rebuilt(batch, given),)))
+
+        named = dict(zip([*names, *kept_names], [*weights, *kept], strict=True))
+        losses = vmap(loss)(named, noise, given)
+        share = losses.sum()
+        if self.config.accumulate > 1:
+            share = share / self.config.accumulate
+        return losses.detach().float(), torch.autograd.grad(share, weights, allow_unused=True)
+
+    def demand_right(self, batch: Batch, seeds: Sequence[int]) -> None:
+        """Raise Unstackable unless every model has the loss, gradient and buffers it has alone.
+
+        `seeds` are those of each model's dropout. Compared on a few rows in double precision,
+        where nothing but a mistake differs, and on the batch as it will be trained on, which
+        leaves its traces in gradients and buffers: for a stack of copies.
+        """
+        config, few = self.config, [part[:, :_FEW_ROWS] for part in leaves(batch)]
+        doubled = [copy.deepcopy(model).double() for model in self.models]
+        exact = Stack(doubled, self.objective, _in_single(config), records=False)
+        try:
+            exact._compare(rebuilt(batch, [_double(part) for part in few]), seeds, "fp64")
+        except (RuntimeError, TypeError):  # single precision in the model's code; Apple's GPUs
+            single = list(map(copy.deepcopy, self.models))
+            exact = Stack(single, self.objective, _in_single(config), records=False)
+            exact._compare(rebuilt(batch, few), seeds, "fp32")
+        self._compare(batch, seeds, config.precision)
+
+    def _compare(self, batch: Batch, seeds: Sequence[int], precision: str) -> None:
+        alone = []
+        for place, (model, seed) in enumerate(zip(self.models, seeds, strict=True)):
+            twin = _twin(model, self.config)
+            seed_all(seed)
+            with devices.autocast(self.config.precision, self.device):
+                loss = total(self.objective.loss(twin, model_at(batch, place, self.config)))
+            (loss / self.config.accumulate).backward()
+            alone.append((loss.detach(), twin))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        losses = self.backward(batch, generators)
+        most = _TOLERANCE[precision]
+        for place, (loss, twin) in enumerate(alone):
+            pairs = list(zip(self.weights, _trained(twin), strict=True))
+            if any((stack.grad is None) != (weight.grad is None) for stack, weight in pairs):
+                raise Unstackable("stacked, its loss reaches other weights")
+            got = [stack.grad[place] for stack, _ in pairs if stack.grad is not None]
+            wanted = [weight.grad for _, weight in pairs if weight.grad is not None]
+            checks = {
+                "loss": ([losses[place]], [loss]),
+                "gradient": (got, wanted),
+                "buffers": ([b[place] for b in self.module.buffers()], list(twin.buffers())),
+            }
+            for what, (found, expected) in checks.items():
+                error = _distance(found, expected)
+                if not error <= most:
+                    raise Unstackable(
+                        f"stacked, its {what} would be another ({error:.1g} of it, {precision})"
+                    )
+
+
+def demand_stackable(
+    model: nn.Module, objective: Objective, config: NetworkConfig, device: torch.device
+) -> None:
+    """Raise Unstackable for what is known not to work before any pass."""
+    if objective.parts != ("",):
+        raise Unstackable("its objective trains several parts in turn")
+    if config.precision == "fp16":
+        raise Unstackable("fp16 scales the gradients of each member by itself")
+    for module in model.modules():
+        hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+        if any(hooks) or module._backward_pre_hooks:
+            raise Unstackable(f"its {type(module).__name__} has hooks")
+        if type(module) is nn.Dropout and module.p > 0:
+            if device.type != "cpu":
+                raise Unstackable("dropout draws otherwise for a stack on a GPU")
+            if module.p >= 1:
+                raise Unstackable("it drops everything")
+
+
+def attach(stacked: nn.Module, models: Sequence[nn.Module]) -> None:
+    """Make `stacked`, a copy of one of them, hold the weights and buffers of all `models`.
+
+    Those of each model become views of its slice.
+    """
+    tensors: dict[Tensor, Tensor] = {}
+    for names in (nn.Module.named_parameters, nn.Module.named_buffers):
+        of_each = [dict(names(model)) for model in models]
+        for name, tensor in names(stacked):
+            # contiguous, as gradients will be: channels-last weights would be stacked as they are
+            stack: Tensor = torch.stack([named[name].detach().contiguous() for named in of_each])
+            stack = stack.contiguous()
+            for place, named in enumerate(of_each):
+                named[name].data = stack[place]
+            if isinstance(tensor, nn.Parameter):
+                stack = nn.Parameter(stack, requires_grad=tensor.requires_grad)
+            tensors[tensor] = stack
+    for module in stacked.modules():
+        for owned in (module._parameters, module._buffers):
+            for name, held in owned.items():
+                if held is not None:
+                    owned[name] = tensors[held]  # type: ignore[assignment]
+
+
+def detach(model: nn.Module) -> None:
+    """Give a model back weights and buffers that are no slices."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+
+
+def draws_of(
+    model: nn.Module, objective: Objective, config: NetworkConfig, batch: Batch
+) -> list[Draw]:
+    """What the dropout layers of a model draw in a pass over `batch`, in order.
+
+    Raises Unstackable for a model that draws elsewhere, or remembers anything outside its buffers:
+    a stack would not do that once for every model.
+    """
+    twin, found = _twin(model, config), list[Draw]()
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        (given,) = inputs
+        like = torch.empty_like(given)
+        found.append(Draw(module.p, like.shape, like.stride(), like.dtype))  # type: ignore[arg-type]
+
+    for module in twin.modules():
+        if type(module) is nn.Dropout:
+            module.eval()  # so that whatever draws now is something else
+            if module.p > 0:
+                module.register_forward_pre_hook(record)
+    before, states = _remembered(twin), _random_states()
+    with devices.autocast(config.precision, leaves(batch)[0].device):
+        total(objective.loss(twin, batch))
+    if _random_states() != states:
+        raise Unstackable("it draws random numbers outside nn.Dropout")
+    if _remembered(twin) != before:
+        raise Unstackable("it remembers something outside its buffers")
+    return found
+
+
+def _twin(model: nn.Module, config: NetworkConfig) -> nn.Module:
+    """A copy to train, laid out as a model is that is trained alone."""
+    twin = copy.deepcopy(model).train()
+    return twin.to(memory_format=torch.channels_last) if config.channels_last else twin
+
+
+def total(losses: Losses) -> Tensor:
+    """The loss of an objective whose one part is the whole model."""
+    if isinstance(losses, Tensor):
+        return losses
+    if list(losses) != [""] or not isinstance(losses[""], Tensor):
+        raise Unstackable("its loss names parts")
+    return losses[""]
+
+
+# --- batches as lists of tensors ----------------------------------------------------------------
+
+
+def leaves(batch: Batch) -> list[Tensor]:
+    """The tensors of a batch; a `Mixed` target has three."""
+    found: list[Tensor] = []
+    for part in batch:
+        found += list(part) if isinstance(part, Mixed) else [part]
+    return found
+
+
+def rebuilt(pattern: Batch, tensors: Sequence[Tensor]) -> Batch:
+    """A batch laid out as `pattern`, of other tensors."""
+    left: Iterator[Tensor] = iter(tensors)
+    return [
+        Mixed(next(left), next(left), next(left)) if isinstance(part, Mixed) else next(left)
+        for part in pattern
+    ]
+
+
+def together(batches: Sequence[Batch]) -> Batch:
+    """One batch of all: every part leads with an axis of models."""
+    parts = zip(*map(leaves, batches), strict=True)
+    return rebuilt(batches[0], [torch.stack(list(part)) for part in parts])
+
+
+def model_at(batch: Batch, place: int, config: NetworkConfig) -> Batch:
+    """The batch of one of the models, laid out as the loader gives it to that model alone."""
+    inputs, *rest = (part[place] for part in leaves(batch))
+    if config.channels_last and inputs.ndim == 4:  # dropout draws in the order of memory
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    return rebuilt(batch, [inputs, *rest])
+
+
+# --- what passes are made of --------------------------------------------------------------------
+
+
+class _Drawn(nn.Module):
+    """Dropout whose noise comes from outside."""
+
+    def __init__(self, noise: list[Tensor]) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.noise.pop()
+
+
+def _supply_noise(module: nn.Module, noise: list[Tensor]) -> None:
+    for name, child in module._modules.items():
+        if type(child) is nn.Dropout and child.p > 0:
+            module._modules[name] = _Drawn(noise)
+        elif child is not None:
+            _supply_noise(child, noise)
+
+
+def _kept(module: nn.Module) -> Mapping[str, Tensor]:
+    """Weights that are not trained, and buffers, by name."""
+    frozen = {name: w for name, w in module.named_parameters() if not w.requires_grad}
+    return {**frozen, **dict(module.named_buffers())}
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [weight for weight in module.parameters() if weight.requires_grad]
+
+
+def _data(tensor: Tensor) -> Tensor:
+    return tensor.detach()
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _in_single(config: NetworkConfig) -> NetworkConfig:
+    """The knobs of a pass without autocast or compiling."""
+    return replace(config, precision="fp32", compile="off")
+
+
+def _distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """How far tensors are from those expected, as a share of these."""
+    apart = [float((a.double() - b.double()).norm()) for a, b in zip(found, expected, strict=True)]
+    size = float(np.linalg.norm([float(tensor.double().norm()) for tensor in expected]))
+    return float(np.linalg.norm(apart)) / max(size, 1e-12)
+
+
+def _random_states() -> list[Any]:
+    numpy: Any = np.random.get_state(legacy=True)
+    return [
+        random.getstate(),
+        (numpy[1].tobytes(), numpy[2:]),
+        torch.default_generator.get_state().numpy().tobytes(),
+    ]
+
+
+def _remembered(model: nn.Module) -> list[Any]:
+    """What the modules hold besides tensors and other modules, where it can be compared."""
+    plain = (bool, int, float, str, bytes, type(None), list, tuple, dict, set)
+    internal = vars(nn.Module())
+    return [
+        {
+            name: repr(value) if isinstance(value, plain) else id(value)
+            for name, value in vars(module).items()
+            if name not in internal
+        }
+        for module in model.modules()
+    ]
+
+
+def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Raise Unstackable for whatever a model does that vmap cannot."""
+
+    def refusing(*inputs: Tensor) -> Any:
+        try:
+            return function(*inputs)
+        except (Unstackable, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # vmap, autograd and a model's own code fail in many ways
+            raise Unstackable(_first_line(error)) from error
+
+    return refusing
+
+
+def _first_line(error: Exception) -> str:
+    sentence = str(error).strip().split("\n")[0] or type(error).__name__
+    return sentence if len(sentence) <= 160 else f"{sentence[:159]}…"

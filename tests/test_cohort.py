@@ -1,0 +1,366 @@
+"""Law 1: a member of a cohort answers as the same member alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from kagglekit import checkpoint, engine, signals
+from kagglekit.augment import affine
+from kagglekit.errors import DivergedError
+from kagglekit.network import Network
+from kagglekit.recipe import Member
+from kagglekit.stacking import Stack
+from tests.engine import (
+    KilledError,
+    answers,
+    classifier,
+    convolution,
+    killed_at_save,
+    member,
+    numbers,
+    on_one_thread,  # noqa: F401
+    pictures,
+    regressor,
+    settings,
+)
+
+NAMES = ("fold0-seed0", "fold1-seed0", "fold2-seed0")
+
+
+def members(data: Any, run: Path, names: Any = NAMES, unequal: bool = False) -> list[Member]:
+    """Members of one run, of folds of one size or of unequal ones."""
+    made = []
+    for place, name in enumerate(names):
+        rows = np.arange(len(data.train))
+        valid = (rows % max(len(names), 2)) == place
+        if unequal and place == len(names) - 1:
+            valid |= rows < 40
+        of = member(data, run / name, name=name, seed=place)
+        made.append(replace(of, train=data.split(rows[~valid], "train"),
+                            valid=data.split(rows[valid], "valid")))  # fmt: skip
+    return made
+
+
+def learned(recipe: Network[Any], cohort: list[Member], config: Any) -> dict[str, Any]:
+    recipe.fit(cohort, config)
+    return {of.name: load_file(of.folder / "weights.safetensors") for of in cohort}
+
+
+def engines(run: Path) -> dict[str, str]:
+    return {name: one.engine for one in engine.recorded(run) for name in one.members}
+
+
+def demand_alike(recipe: Network[Any], data: Any, path: Path, most: float, **knobs: Any) -> None:
+    unequal = knobs.pop("unequal", False)
+    apart = learned(recipe, members(data, path / "solo", unequal=unequal),
+                    settings(engine="solo", **knobs))  # fmt: skip
+    joint = learned(recipe, members(data, path / "stacked", unequal=unequal),
+                    settings(engine="stacked", **knobs))  # fmt: skip
+    assert set(engines(path / "solo").values()) == {"solo"}
+    found = engines(path / "stacked")
+    assert list(found.values()).count("stacked") == (2 if unequal else 3), engine.recorded(
+        path / "stacked"
+    )
+    assert not list((path / "stacked").glob("*.bin"))
+    for name, weights in apart.items():
+        for key, weight in weights.items():
+            other = joint[name][key]
+            assert weight.dtype == other.dtype
+            size = weight.double().norm().clamp_min(1e-3)
+            error = float((weight.double() - other.double()).norm() / size)
+            assert error <= most, f"{key} of {name} is {error:.2g} apart"
+    answered = [
+        [answers(recipe, of, settings()) for of in members(data, path / kind, unequal=unequal)]
+        for kind in ("solo", "stacked")
+    ]
+    np.testing.assert_allclose(*answered, atol=most * np.abs(answered[0]).max())
+    first, second, *_ = joint.values()
+    assert any(not torch.equal(first[key], second[key]) for key in first)
+
+
+KNOBS: dict[str, dict[str, Any]] = {
+    "adamw": {},
+    "sgd": {"optimizer": "sgd"},
+    "muon": {"optimizer": "muon"},
+    "ema": {"ema": 0.8},
+    "dropout": {"dropout": 0.3},
+    "mixup": {"mixup": 0.4},
+    "clip": {"clip_norm": 0.01},
+    "accumulate": {"accumulate": 3},
+    "patience": {"patience": 1, "holdout": 0.2, "epochs": 8, "lr": 0.3},
+    "lbfgs": {"epochs": 2, "polish": 4, "holdout": 0.2},
+    "gauss_newton": {"epochs": 2, "polish": 4, "holdout": 0.2, "polish_method": "gauss_newton"},
+    "all": {"ema": 0.8, "dropout": 0.2, "mixup": 0.2, "clip_norm": 0.1, "accumulate": 2},
+    "bf16": {"precision": "bf16"},
+    "unequal": {"unequal": True, "batch_size": 16},
+}
+
+
+@pytest.mark.parametrize("knobs", KNOBS.values(), ids=KNOBS)
+def test_dense_members_learn_in_a_cohort_what_they_learn_alone(
+    knobs: dict[str, Any], tmp_path: Path
+) -> None:
+    # bf16 rounds each product otherwise; L-BFGS carries the last digit of its start far
+    most = 0.05 if "precision" in knobs else 0.02 if "polish" in knobs else 1e-4
+    demand_alike(regressor(), numbers(), tmp_path, most, **knobs)
+
+
+PICTURES: dict[str, dict[str, Any]] = {
+    "adamw": {},
+    "sgd": {"optimizer": "sgd"},
+    "muon": {"optimizer": "muon", "accumulate": 2},
+    "ema and dropout": {"ema": 0.8, "dropout": 0.3},
+    "mixup and clipping": {"mixup": 0.4, "clip_norm": 0.1},
+    "patience": {"patience": 1, "holdout": 0.2, "epochs": 6},
+    "bf16": {"precision": "bf16", "optimizer": "sgd"},
+    "bf16 and dropout": {"precision": "bf16", "ema": 0.8, "dropout": 0.2, "optimizer": "sgd"},
+    "contiguous": {"channels_last": False},
+}
+
+
+def normed(config: Any, task: Any) -> nn.Module:
+    """As `convolution`, without the bias that BatchNorm takes away again.
+
+    The gradient of that is rounding alone, of which AdamW makes steps of full size.
+    """
+    model = convolution(config, task)
+    assert isinstance(model, nn.Sequential)
+    model[0] = nn.Conv2d(task.inputs[0], 6, 3, padding=1, bias=False)
+    return model
+
+
+@pytest.mark.parametrize("knobs", PICTURES.values(), ids=PICTURES)
+def test_convolutions_with_batch_norm_learn_in_a_cohort_what_they_learn_alone(
+    knobs: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = classifier(model=normed, augment=lambda config: affine(degrees=10, translate=0.1))
+    most = 0.05 if "precision" in knobs else 2e-3
+    demand_alike(recipe, pictures(), tmp_path, most, **knobs)
+
+
+# --- law 2 --------------------------------------------------------------------------------------
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "adamw": {},
+    "muon": {"optimizer": "muon"},
+    "all": {"ema": 0.8, "dropout": 0.2, "mixup": 0.2, "clip_norm": 0.1, "accumulate": 2},
+    "patience": {"patience": 1, "holdout": 0.2, "epochs": 8, "lr": 0.3},
+    "lbfgs": {"epochs": 2, "polish": 3, "holdout": 0.2, "patience": 3, "ema": 0.9},
+    "gauss_newton": {"epochs": 2, "polish": 3, "holdout": 0.2, "polish_method": "gauss_newton"},
+}
+
+
+def files_of(cohort: list[Member]) -> dict[str, bytes]:
+    names = ("weights.safetensors", "trained.json")
+    return {f"{of.name}/{name}": (of.folder / name).read_bytes() for of in cohort for name in names}
+
+
+@pytest.mark.parametrize("knobs", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("saves", [1, 3, 7])
+def test_a_cohort_killed_and_trained_again_equals_an_unbroken_one(
+    knobs: dict[str, Any], saves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, recipe = settings(engine="stacked", **knobs), regressor()
+    whole, broken = members(numbers(), tmp_path / "a"), members(numbers(), tmp_path / "b")
+    recipe.fit(whole, config)
+    with monkeypatch.context() as context:
+        killed_at_save(context, saves)
+        with pytest.raises(KilledError):
+            recipe.fit(broken, config)
+    assert (tmp_path / "b" / "cohort-fold0-seed0.bin").exists()
+    recipe.fit([of for of in broken if not (of.folder / "weights.safetensors").exists()], config)
+    assert files_of(broken) == files_of(whole)
+    assert not list((tmp_path / "b").glob("*.bin"))
+
+
+def test_batch_statistics_of_a_cohort_survive_a_kill(tmp_path: Path) -> None:
+    config = settings(engine="stacked", ema=0.9, dropout=0.2, precision="bf16")
+    recipe = classifier(augment=lambda config: affine(degrees=10))
+
+    def dying(epoch: int, answers: Any = None, **figures: float) -> None:
+        if epoch == 3:
+            raise KilledError
+
+    whole, broken = members(pictures(), tmp_path / "a"), members(pictures(), tmp_path / "b")
+    recipe.fit(whole, config)
+    with pytest.raises(KilledError):
+        recipe.fit([*broken[:2], replace(broken[2], record=dying)], config)
+    recipe.fit(broken, config)
+    assert files_of(broken) == files_of(whole)
+
+
+def test_a_member_that_has_answered_is_no_more_asked_for_and_the_others_end_alike(
+    tmp_path: Path,
+) -> None:
+    config, recipe = settings(engine="stacked", polish=2, holdout=0.2), regressor()
+    whole, broken = members(numbers(), tmp_path / "a"), members(numbers(), tmp_path / "b")
+    recipe.fit(whole, config)
+
+    def die() -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        recipe.fit([broken[0], replace(broken[1], done=die), broken[2]], config)
+    assert not (broken[2].folder / "weights.safetensors").exists()
+    recipe.fit(broken[1:], config)
+    assert files_of(broken) == files_of(whole)
+    assert not list((tmp_path / "b").glob("*.bin"))
+
+
+@pytest.mark.parametrize("place", ["step", "scoring"])
+def test_a_signal_is_obeyed_after_the_round_and_nothing_is_lost(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(engine="stacked", dropout=0.2, checkpoint_seconds=3600)
+    recipe = regressor()
+    whole, broken = members(numbers(), tmp_path / "a"), members(numbers(), tmp_path / "b")
+    recipe.fit(whole, config)
+
+    def record(epoch: int, answers: Any = None, **figures: float) -> None:
+        if place == "scoring" and epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    backward, rounds = Stack.backward, [0]
+
+    def interrupted(self: Stack, *given: Any) -> torch.Tensor:
+        rounds[0] += 1
+        if place == "step" and rounds[0] == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return backward(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stack, "backward", interrupted)
+        with signals.handled(), pytest.raises(signals.Interrupted):
+            recipe.fit([broken[0], replace(broken[1], record=record), broken[2]], config)
+    assert (tmp_path / "b" / "cohort-fold0-seed0.bin").exists()
+    recipe.fit(broken, config)
+    assert files_of(broken) == files_of(whole)
+
+
+def test_the_cohort_of_the_beginning_is_kept_whatever_is_asked_for_later(tmp_path: Path) -> None:
+    made = members(numbers(), tmp_path)
+
+    def dying(epoch: int, answers: Any = None, **figures: float) -> None:
+        if epoch == 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        regressor().fit([replace(made[0], record=dying), made[1]], settings(engine="stacked"))
+    begun = engine.recorded(tmp_path)
+    assert [choice.members for choice in begun] == [NAMES[:2]]
+    regressor().fit(made, settings(engine="solo"))
+    assert engines(tmp_path) == dict(zip(NAMES, ("stacked", "stacked", "solo"), strict=True))
+    expected = members(numbers(), tmp_path / "expected")
+    regressor().fit(expected[:2], settings(engine="stacked"))
+    assert files_of(made[:2]) == files_of(expected[:2])
+
+
+# --- each for itself ----------------------------------------------------------------------------
+
+
+def bursting(of: Member, config: Any) -> Member:
+    """The member with one infinite target, in its second batch."""
+    position = int(regressor()._planned(of, config).loader.order(0)[20])
+    target = of.train.data.target.copy()
+    target[of.train.rows[position]] = np.inf
+    return replace(of, train=replace(of.train, data=replace(of.train.data, target=target)))
+
+
+def test_a_member_that_bursts_stops_alone_and_the_others_learn_the_same(tmp_path: Path) -> None:
+    config, recipe = settings(engine="stacked", optimizer="sgd"), regressor()
+    first, second, third = members(numbers(), tmp_path)
+    with pytest.raises(DivergedError, match="fold1-seed0: the loss became") as caught:
+        recipe.fit([first, bursting(second, config), third], config)
+    assert list(caught.value.members) == ["fold1-seed0"]
+    assert set(engines(tmp_path).values()) == {"stacked"}
+    alone = members(numbers(), tmp_path / "alone")
+    recipe.fit(alone, settings(engine="solo", optimizer="sgd"))
+    for of, other in ((first, alone[0]), (third, alone[2])):
+        ours, theirs = (load_file(one.folder / "weights.safetensors") for one in (of, other))
+        for key, weight in ours.items():
+            torch.testing.assert_close(weight, theirs[key], rtol=1e-3, atol=1e-5)
+    assert not (second.folder / "weights.safetensors").exists()
+    with pytest.raises(DivergedError, match="fold1-seed0: the loss became"):
+        recipe.fit([bursting(second, config)], config)
+    found = checkpoint.load(tmp_path / "cohort-fold0-seed0.bin")
+    assert found is not None
+    stopped = found.members["fold1-seed0"]
+    assert "failed" in stopped
+    assert (stopped["progress"]["epoch"], stopped["progress"]["batch"]) == (0, 1)
+
+
+def test_others_go_on_after_a_burst_and_a_kill_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, recipe = settings(engine="stacked", optimizer="sgd"), regressor()
+    cohorts = []
+    for name in ("a", "b"):
+        first, second, third = members(numbers(), tmp_path / name)
+        cohorts.append([first, bursting(second, config), third])
+    with pytest.raises(DivergedError):
+        recipe.fit(cohorts[0], config)
+    with monkeypatch.context() as context:
+        killed_at_save(context, 3)
+        with pytest.raises(KilledError):
+            recipe.fit(cohorts[1], config)
+    with pytest.raises(DivergedError, match="fold1-seed0"):
+        recipe.fit(cohorts[1], config)
+    assert set(engines(tmp_path / "a").values()) == {"stacked"}
+    assert files_of(cohorts[0][::2]) == files_of(cohorts[1][::2])
+
+
+def test_a_finished_member_costs_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward, sizes = Stack.backward, []
+
+    def counted(self: Stack, *given: Any) -> torch.Tensor:
+        sizes.append(len(self.models))
+        return backward(self, *given)
+
+    monkeypatch.setattr(Stack, "_compare", lambda *given: None)
+    monkeypatch.setattr(Stack, "backward", counted)
+    knobs = {"patience": 1, "holdout": 0.2, "epochs": 12, "lr": 0.3}
+    epochs: dict[str, int] = {}
+    cohort = [
+        replace(of, record=lambda epoch, answers=None, name=of.name, **figures: epochs.update(
+            {name: epoch}))
+        for of in members(numbers(), tmp_path)
+    ]  # fmt: skip
+    regressor().fit(cohort, settings(engine="stacked", **knobs))
+    assert len(set(epochs.values())) > 1
+    steps = len(sizes) // max(epochs.values())
+    assert sum(sizes) == steps * sum(epochs.values())
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_member_s_history_is_its_own(tmp_path: Path) -> None:
+    noted: dict[str, list[tuple[int, float]]] = {}
+
+    def noting(name: str) -> Any:
+        def record(epoch: int, answers: Any = None, **figures: float) -> None:
+            noted.setdefault(name, []).append((epoch, figures["loss"]))
+            assert (answers is not None) == (epoch % 2 == 0)
+            if answers is not None:
+                assert answers.shape == (32, 2)
+
+        return record
+
+    config = settings(engine="stacked", score_every=2)
+    cohort = [replace(of, record=noting(of.name)) for of in members(numbers(), tmp_path)]
+    regressor().fit(cohort, config)
+    assert [epoch for epoch, _ in noted["fold1-seed0"]] == [1, 2, 3, 4]
+    told = json.loads((cohort[1].folder / "trained.json").read_text())
+    assert told["losses"] == [loss for _, loss in noted["fold1-seed0"]]
+    assert noted["fold0-seed0"] != noted["fold1-seed0"]

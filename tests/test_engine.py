@@ -1,0 +1,344 @@
+"""Which members train together is decided once, for a reason that is told, and kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kagglekit import cohort, devices, engine, files
+from kagglekit.augment import affine
+from kagglekit.cli import main
+from kagglekit.errors import UserError
+from kagglekit.recipe import Member
+from kagglekit.run import Run
+from kagglekit.stacking import Stack
+from tests import miniatures
+from tests.engine import (
+    KilledError,
+    classifier,
+    dense,
+    killed_at_save,
+    numbers,
+    on_one_thread,  # noqa: F401
+    pictures,
+    regressor,
+    settings,
+)
+from tests.test_cohort import engines, files_of, members, normed
+
+
+def fitted(run: Path, recipe: Any = None, rows: Any = None, count: int = 3, **knobs: Any) -> Any:
+    """The members of a run, fitted; and what was decided."""
+    names = tuple(f"fold{place}-seed0" for place in range(count))
+    made = members(rows or numbers(), run, names)
+    (recipe or regressor()).fit(made, settings(**{"engine": "auto", **knobs}))
+    return made, engine.recorded(run)
+
+
+LONG = {"epochs": 60, "score_every": 0, "checkpoint_seconds": 3600}
+
+
+@pytest.fixture(autouse=True)
+def tried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_SHORT", 0.0)  # trainings here take a second
+
+
+def test_auto_stacks_small_networks_because_that_is_faster(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, (choice,) = fitted(tmp_path, count=5, **LONG)
+    assert choice.engine == "stacked"
+    assert choice.why.startswith("a round took ")
+    assert f"engine: 5 members train stacked: {choice.why}" in caplog.messages
+
+
+@pytest.mark.parametrize(("stacked", "wanted"), [(0.8, "stacked"), (1.0, "solo")])
+def test_auto_takes_what_the_trial_says(
+    stacked: float, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = iter([1 / 300, *[1 / 300, stacked / 100] * 4])
+    monkeypatch.setattr(engine, "_seconds", lambda *given: next(rounds))
+    _, (choice,) = fitted(tmp_path, **LONG)
+    assert choice.engine == wanted
+    assert choice.why == f"a round took {8 if wanted == 'stacked' else 10:g} ms stacked, 10 ms one by one"  # fmt: skip  # noqa: E501
+
+
+def test_a_trial_changes_nothing_that_is_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, _ = fitted(tmp_path / "told", engine="stacked", dropout=0.2, **LONG)
+    monkeypatch.setattr(engine, "_GAIN", 1e9)
+    tried, (choice,) = fitted(tmp_path / "tried", dropout=0.2, **LONG)
+    assert choice.why != "engine=stacked"
+    assert files_of(tried) == files_of(told)
+    monkeypatch.setattr(engine, "_GAIN", 0.0)
+    alone, _ = fitted(tmp_path / "alone", engine="solo", dropout=0.2, **LONG)
+    tried, (choice,) = fitted(tmp_path / "apart", dropout=0.2, **LONG)
+    assert choice.engine == "solo"
+    assert files_of(tried) == files_of(alone)
+
+
+def test_what_a_trial_said_is_written_before_the_first_step_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_GAIN", 1e9)
+    whole, _ = fitted(tmp_path / "whole", **LONG)
+    broken = members(numbers(), tmp_path / "broken")
+    config = settings(engine="auto", **LONG)
+
+    def die(plans: Any, *given: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "train_cohort", die)
+        with pytest.raises(KilledError):
+            regressor().fit(broken, config)
+    begun = (tmp_path / "broken" / engine.RECORD).read_bytes()
+    monkeypatch.setattr(engine, "_demand_faster", lambda *given: pytest.fail("tried again"))
+    regressor().fit(broken, config)
+    assert (tmp_path / "broken" / engine.RECORD).read_bytes() == begun
+    assert files_of(broken) == files_of(whole)
+
+
+def test_another_engine_typed_later_does_not_change_a_run_that_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, _ = fitted(tmp_path / "whole", engine="stacked")
+    broken = members(numbers(), tmp_path / "broken")
+    with monkeypatch.context() as patch:
+        killed_at_save(patch, 4)
+        with pytest.raises(KilledError):
+            regressor().fit(broken, settings(engine="stacked"))
+    regressor().fit(broken, settings(engine="solo"))
+    assert "engine: goes on stacked, as the run was begun" in caplog.messages
+    assert files_of(broken) == files_of(whole)
+
+
+def test_few_steps_and_single_members_are_not_worth_a_trial(tmp_path: Path) -> None:
+    _, (choice,) = fitted(tmp_path / "few")
+    assert (choice.engine, choice.why) == ("solo", "16 steps are too few to gain anything")
+    _, (choice,) = fitted(tmp_path / "one", count=1, **LONG)
+    assert (choice.engine, choice.why) == ("solo", "it is the only one")
+
+
+def test_a_short_training_is_not_worth_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_SHORT", 20.0)
+    _, (choice,) = fitted(tmp_path, **LONG)
+    assert choice.engine == "solo"
+    assert choice.why.endswith("too little to gain anything")
+
+
+def branching(config: Any, task: Any) -> nn.Module:
+    class Branching(nn.Sequential):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            outputs: torch.Tensor = super().forward(inputs)
+            return outputs if float(outputs.detach().mean()) > -1e9 else -outputs
+
+    return Branching(*dense(config, task).children())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "knobs", "why"),
+    [
+        (regressor(), {"data": "streamed", "workers": 0}, "rows are streamed"),
+        (regressor(model=branching), {}, "vmap"),
+        (regressor(), {"precision": "fp16"}, "fp16"),
+    ],
+    ids=["streamed", "branching", "fp16"],
+)
+def test_what_cannot_be_stacked_is_trained_one_by_one_and_a_line_says_why(
+    recipe: Any, knobs: Any, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    joint, (choice,) = fitted(tmp_path / "joint", recipe, engine="stacked", **knobs)
+    assert choice.engine == "solo"
+    told = [line for line in caplog.messages if line.startswith("engine: ")]
+    assert told == [f"engine: 3 members train one by one: {choice.why}"]
+    assert why in choice.why
+    alone, _ = fitted(tmp_path / "alone", recipe, engine="solo", **knobs)
+    assert files_of(joint) == files_of(alone)
+
+
+def test_a_member_whose_batches_are_like_no_other_s_is_trained_alone(tmp_path: Path) -> None:
+    _, choices = fitted(tmp_path, rows=numbers(94), engine="stacked", batch_size=1000)
+    assert [(choice.engine, len(choice.members)) for choice in choices] == [
+        ("solo", 1), ("stacked", 2),
+    ]  # fmt: skip
+    assert choices[0].why == "no other member has batches like its"
+
+
+def test_a_wrong_stack_is_never_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = Stack._gradients
+
+    def wrong(self: Stack, *given: Any) -> Any:
+        losses, gradients = sound(self, *given)
+        return losses, tuple(None if g is None else g.flip(0) for g in gradients)
+
+    monkeypatch.setattr(Stack, "_gradients", wrong)
+    _, (choice,) = fitted(tmp_path, engine="stacked")
+    assert choice.engine == "solo"
+    assert "its gradient would be another" in choice.why
+
+
+@pytest.mark.skipif(not devices.can_compile(torch.device("cpu")), reason="no compiler")
+def test_a_compiled_stack_learns_what_an_eager_one_does(tmp_path: Path) -> None:
+    found = []
+    for wanted in ("off", "on"):
+        made, (choice,) = fitted(tmp_path / wanted, engine="stacked", compile=wanted)
+        assert choice.engine == "stacked"
+        found.append([regressor().restore(of.folder, settings(), {})(of.valid) for of in made])
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def test_a_cohort_that_would_not_fit_is_split_into_groups_of_about_one_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_most_members", lambda plan: 3)
+    made, choices = fitted(tmp_path, count=5, engine="stacked")
+    assert [len(choice.members) for choice in choices] == [3, 2]
+    assert set(engines(tmp_path).values()) == {"stacked"}
+    assert all((of.folder / "weights.safetensors").exists() for of in made)
+
+
+def test_the_memory_of_a_member_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (of, *_) = members(numbers(), tmp_path)
+
+    def most(free: float, **knobs: Any) -> int:
+        monkeypatch.setattr(devices, "free_bytes", lambda device: free)
+        return engine._most_members(regressor()._planned(of, settings(**knobs)))
+
+    assert most(1) == 1
+    assert most(1e9) > 100
+    assert most(1e8, batch_size=8) > 1.5 * most(1e8, batch_size=64)
+
+
+def test_out_of_memory_halves_the_cohort_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    backward = Stack.backward
+
+    def full(self: Stack, *given: Any) -> torch.Tensor:
+        if len(self.models) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return backward(self, *given)
+
+    expected, _ = fitted(tmp_path / "solo", count=5, engine="solo")
+    with monkeypatch.context() as patch:  # it is in training that memory ends
+        patch.setattr(engine, "_decided_on", lambda plans, passes: [
+            engine.Choice("stacked", tuple(plan.name for plan in plans), "asked")])  # fmt: skip
+        patch.setattr(Stack, "backward", full)
+        made, choices = fitted(tmp_path / "halved", count=5, engine="stacked")
+    assert sorted(len(choice.members) for choice in choices) == [1, 2, 2]
+    assert sum("more memory than there is" in line for line in caplog.messages) == 2
+    assert not list((tmp_path / "halved").glob("*.bin"))
+    for of, other in zip(made, expected, strict=True):
+        ours, theirs = (regressor().restore(o.folder, settings(), {}) for o in (of, other))
+        np.testing.assert_allclose(ours(of.valid), theirs(of.valid), atol=1e-4)
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    files.write_json(tmp_path / engine.RECORD, {"cohorts": [{"engine": "stacked"}]})
+    with pytest.raises(UserError, match=r"engine\.json is not as kagglekit writes it"):
+        fitted(tmp_path)
+
+
+def test_members_whose_folders_are_not_a_run_s_are_trained_one_by_one(tmp_path: Path) -> None:
+    made = members(numbers(), tmp_path)
+    moved = []
+    for of in made:
+        folder = tmp_path / "elsewhere" / f"of-{of.name}"
+        folder.mkdir(parents=True)
+        moved.append(replace(of, folder=folder))
+    regressor().fit(moved, settings(engine="stacked"))
+    assert not (tmp_path / "elsewhere" / engine.RECORD).exists()
+    assert all((of.folder / "weights.safetensors").exists() for of in moved)
+
+
+# --- whole runs ---------------------------------------------------------------------------------
+
+WHOLE = {
+    "fit_1d neural": ("epochs=30", "polish=2", "copies=2"),
+    "fit_5d neural": ("epochs=8", "polish=0", "copies=1"),
+    "mics_mnist cnn_small": ("epochs=2", "min_steps=0", "batch_size=32", "optimizer=sgd",
+                             "precision=fp32"),
+}  # fmt: skip
+
+
+def whole(name: str, engine_name: str, capsys: pytest.CaptureFixture[str], *typed: str) -> Run:
+    competition, recipe = name.split()
+    command = ["train", competition, recipe, *typed, f"engine={engine_name}", "folds=3"]
+    capsys.readouterr()
+    code = main([*command, "--fresh", "--json"])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    return Run(Path(json.loads(printed.out)["folder"]))
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_recipes_at_hand_really_run_stacked(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    competition = name.split()[0]
+    getattr(miniatures, competition)(Path("data") / competition)
+    found = {}
+    for kind in ("solo", "stacked"):
+        run = whole(name, kind, capsys, *WHOLE[name])
+        assert {choice.engine for choice in engine.recorded(run.folder)} == {kind}
+        found[kind] = np.load(run.folder / "oof.npy")
+        assert not list(run.folder.rglob("*.bin"))
+    size = np.abs(found["solo"]).max(0)
+    np.testing.assert_allclose(found["solo"] / size, found["stacked"] / size, atol=2e-3)
+
+
+def test_a_run_tells_which_members_of_a_cohort_burst(capsys: pytest.CaptureFixture[str]) -> None:
+    miniatures.fit_1d(Path("data") / "fit_1d")
+    knobs = ["engine=stacked", "optimizer=sgd", "lr=1e30", "epochs=3", "polish=0", "folds=3"]
+    assert main(["train", "fit_1d", "neural", *knobs]) == 2
+    assert "3 of 3 members stopped" in capsys.readouterr().err
+    (path,) = Path("runs/fit_1d").glob("*/run.json")
+    failed = json.loads(path.read_text())["failed"]
+    assert list(failed) == [f"fold{fold}-seed0" for fold in range(3)]
+    assert all(name in sentence for name, sentence in failed.items())
+
+
+def test_members_of_one_pace_have_batches_of_one_shape(tmp_path: Path) -> None:
+    def paces(data: Any, **knobs: Any) -> set[Any]:
+        made: list[Member] = members(data, tmp_path)
+        return {cohort.pace(regressor()._planned(of, settings(**knobs))) for of in made}
+
+    assert paces(numbers(94), batch_size=16) == {(16, 3, 4)}
+    assert len(paces(numbers(94), batch_size=1000)) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("knobs", [
+    {"ema": 0.8, "mixup": 0.2, "clip_norm": 0.1},
+    {"precision": "bf16", "optimizer": "muon"},
+    {"compile": "on"},
+], ids=str)  # fmt: skip
+def test_a_stack_on_a_gpu_learns_what_its_members_learn_alone(
+    knobs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "device", lambda: torch.device("cuda"))
+    recipe = classifier(model=normed, augment=lambda config: affine(degrees=10))
+    found = []
+    for kind in ("solo", "stacked"):
+        made, (choice,) = fitted(tmp_path / kind, recipe, pictures(), engine=kind, **knobs)
+        assert choice.engine == kind
+        found.append([recipe.restore(of.folder, settings(), {})(of.valid) for of in made])
+    most = 0.1 if "precision" in knobs else 0.02  # TensorFloat-32 multiplies convolutions
+    np.testing.assert_allclose(*found, atol=most)
