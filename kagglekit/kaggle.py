@@ -424,6 +424,10 @@ class Kaggle:
                 f"token at {credentials.SETTINGS} and put it there, or save it as "
                 "~/.kaggle/access_token"
             )
+        if code == 407:
+            return NetworkError(
+                "the proxy wants a login: give it in https_proxy, as http://USER:PASSWORD@HOST:PORT"
+            )
         if code == 429:
             seconds = _retry_after(response)
             text = f"in {seconds:.0f} s" if seconds else "in some minutes"

@@ -18,6 +18,8 @@ os.environ["NO_COLOR"] = "1"
 @pytest.fixture(scope="session")
 def typist() -> Iterator[Typist]:
     """Types commands into processes that may be killed."""
+    if not hasattr(os, "fork"):
+        pytest.skip("a process can be forked on POSIX only")
     with Typist() as typing:
         yield typing
 

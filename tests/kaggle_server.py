@@ -309,7 +309,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _before(self, fault: str) -> bool:
         """Whether the call is over before the work is done."""
-        if fault in ("400", "403", "404"):
+        if fault in ("400", "403", "404", "407"):
             self._say(int(fault), {"code": int(fault), "message": ""})
         elif fault == "code 403":
             self._say(200, {"code": 403, "message": "You must accept the rules"})

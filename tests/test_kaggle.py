@@ -110,6 +110,9 @@ def test_a_refusal_is_not_tried_again(server: Server, service: Kaggle) -> None:
         with pytest.raises(UserError, match=words):
             service.submissions()
         assert server.calls["ListSubmissions"] == 1
+    server.fail("ListSubmissions", "407")
+    with pytest.raises(NetworkError, match="proxy wants a login"):
+        service.submissions()
 
 
 def test_an_upload_that_breaks_begins_anew(server: Server, service: Kaggle) -> None:

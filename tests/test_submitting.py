@@ -21,7 +21,7 @@ from tests import toys
 from tests.kaggle_server import CLEAR, DONE, FAULTS, TOKEN, Server
 from tests.typist import ROOT, Ended, Typist
 
-SCHEDULES = int(os.environ.get("KAGGLEKIT_SCHEDULES", "12"))
+SCHEDULES = int(os.environ.get("KAGGLEKIT_SCHEDULES", "8"))
 LOST = ("500 before", "503 before", "drop before", "hang before")  # unclear, and not done
 YES = ("--yes", "--wait")
 
@@ -273,12 +273,12 @@ def test_what_was_never_found_is_sent_anew_only_by_a_word_and_after_a_rest(
 def test_a_submission_that_the_list_shows_late_is_found_and_not_sent_again(
     server: Server, typed: Desk
 ) -> None:
-    server.visible_after = 1.5
+    server.visible_after = 1.2
     server.fail("CreateSubmission", "500 after")
-    ended = typed("submit", "toy", *YES, KAGGLEKIT_PATIENCE="0.2")
+    ended = typed("submit", "toy", *YES, KAGGLEKIT_PATIENCE="0.1")
     assert (ended.code, journal()["state"]) == (3, "unknown")
     assert "kagglekit submissions toy" in ended.complaint
-    time.sleep(1.3)
+    time.sleep(1.0)
     shown = typed("submissions", "toy")
     assert (shown.code, journal()["state"], journal()["ref"]) == (0, "scored", 1000)
     refused = typed("submit", "toy", *YES)
