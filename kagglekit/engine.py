@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checkpoint, devices, files
+from . import checkpoint, devices, files, folders
 from .cohort import pace, train_cohort
 from .config import NetworkConfig
 from .errors import DivergedError, UserError
@@ -169,7 +170,7 @@ def _chosen(
     known = {name for choice in choices for name in choice.members}
     new = [member for member in members if member.name not in known]
     if new:
-        made = _decided(new, work, config)
+        made = _remembered(run, new, work, config)
         choices += made
         _write(run, choices)  # before the first step: a trial is not to be repeated
         if len(new) > 1:
@@ -189,12 +190,40 @@ def recorded(run: Path) -> list[Choice]:
     if not path.exists():
         return []
     try:
-        told = files.read_json(path)["cohorts"]
-        return [Choice(one["engine"], tuple(one["members"]), one["why"]) for one in told]
+        return _parsed(files.read_json(path)["cohorts"])
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not as kagglekit writes it: restore a copy, or train --fresh"
         ) from error
+
+
+def _parsed(told: Any) -> list[Choice]:
+    """Choices from JSON; KeyError or TypeError for anything else."""
+    found = [Choice(one["engine"], tuple(one["members"]), one["why"]) for one in told]
+    if not all(isinstance(text, str) for one in found for text in (one.engine, *one.members)):
+        raise TypeError("engines and members are texts")
+    return found
+
+
+def _remembered(
+    run: Path, members: Sequence[Member], work: Work, config: NetworkConfig
+) -> list[Choice]:
+    """What a trial decided for the same run and members on this machine, or decides now.
+
+    Trials are timed: without this, the same command could leave other last bits where it begins
+    anew while the machine is busier.
+    """
+    if config.engine != "auto" or len(members) < 2:
+        return _decided(members, work, config)
+    path = folders.cache() / "engines" / f"{run.name}.json"
+    known, who = {}, " ".join(member.name for member in members)
+    with suppress(UserError, KeyError, TypeError):  # a cache: what is damaged is made anew
+        known = dict(files.read_json(path)) if path.exists() else {}
+        return _parsed(known[who])
+    made = _decided(members, work, config)
+    with suppress(UserError):
+        files.write_json(path, {**known, who: [asdict(choice) for choice in made]})
+    return made
 
 
 def _write(run: Path, choices: Sequence[Choice]) -> None:

@@ -107,6 +107,24 @@ def test_what_a_trial_said_is_written_before_the_first_step_and_kept(
     assert files_of(broken) == files_of(whole)
 
 
+def test_the_same_run_begun_anew_takes_the_engine_it_took_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_GAIN", 1e9)
+    first, chosen = fitted(tmp_path / "here" / "run", **LONG)
+    monkeypatch.setattr(engine, "_GAIN", 0.0)  # as if the machine were busy
+    anew, again = fitted(tmp_path / "there" / "run", **LONG)
+    assert again == chosen
+    assert files_of(anew) == files_of(first)
+    _, (other,) = fitted(tmp_path / "other" / "run", count=2, **LONG)
+    assert other.engine == "solo"  # other members: a trial of their own
+    (memory,) = (tmp_path / "cache" / "engines").iterdir()
+    for damage in ("{", "[1]", '{"fold0-seed0 fold1-seed0 fold2-seed0": [{"engine": 1}]}'):
+        memory.write_text(damage)
+        _, (tried,) = fitted(tmp_path / f"damaged{len(damage)}" / "run", **LONG)
+        assert tried.engine == "solo"
+
+
 def test_another_engine_typed_later_does_not_change_a_run_that_was_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
