@@ -13,7 +13,7 @@ FUZZ ?= 700  # inputs a parser
 SUBMITS := $(TARGETS:%=submit-%)
 DOWNLOADS := $(TARGETS:%=download-%)
 
-.PHONY: help setup test fuzz check certify audit format list doctor leaderboard clean $(TARGETS) \
+.PHONY: help contenders setup test fuzz check certify audit bench bench-cpu format list doctor leaderboard clean $(TARGETS) \
 	$(SUBMITS) $(DOWNLOADS)
 
 help:  ## this list
@@ -21,6 +21,7 @@ help:  ## this list
 	@echo "make test           the tests;  make check  format, lint, types, tests"
 	@echo "make certify        kill short runs again and again: do they end with the same bytes?"
 	@echo "make fuzz           hostile inputs for every parser, and the branches that they take"
+	@echo "make bench-cpu      other trainers side by side; make bench  the same on a GPU"
 	@echo "make audit          known vulnerabilities of the pinned packages"
 	@echo "make NAME           train, score and write the submission of: $(TARGETS)"
 	@echo "make download-NAME  Kaggle's files;  make submit-NAME  the best run, once, and its score"
@@ -28,12 +29,13 @@ help:  ## this list
 
 setup: $(READY)
 
-# uv is taken where it is installed, else fetched once into a folder of its own
+# uv is taken where it is installed, else fetched once into a folder of its own; bytecode is compiled
+# here, so that no first command waits for it
 $(READY): pyproject.toml constraints.txt
 	@UV=$$(command -v uv || echo $(VENV)-uv/bin/uv); \
 	if [ ! -x "$$UV" ]; then $(PYTHON) -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install -q uv; fi; \
 	"$$UV" venv -q --allow-existing --python "$(PYTHON)" $(VENV) && \
-	"$$UV" pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]' && touch $@
+	"$$UV" pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]' && touch $@
 
 $(TARGETS): setup
 	$(BIN)/kagglekit train $(subst -,_,$@)
@@ -78,6 +80,19 @@ certify: setup
 	$(BIN)/kagglekit certify fit_5d gp --kills $(KILLS)
 	$(BIN)/kagglekit certify mics_mnist cnn_small --kills $(KILLS)
 	$(BIN)/kagglekit certify mics_mnist cnn_small data=streamed workers=2 --kills $(KILLS)
+
+# the other trainers, in the same environment
+contenders: setup
+	@UV=$$(command -v uv || echo $(VENV)-uv/bin/uv); \
+	"$$UV" pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev,bench]'
+
+bench-cpu: contenders
+	$(BIN)/python -m benchmarks.compare cpu
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/checkpoints.py
+
+bench: contenders
+	$(BIN)/python -m benchmarks.compare gpu
 
 format: setup
 	$(BIN)/ruff format .

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kagglekit import checkpoint, pace, train
+from kagglekit import checkpoint, pace
 from kagglekit.cli import main
+from kagglekit.network import Network
 
 CASES = {
     "fit_1d neural": ["fit_1d", "neural", "polish=0", "epochs=4000"],
@@ -39,12 +40,12 @@ class Bill:
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Everything that is trained inside is on the bill."""
-        whole, saving, save = train.train, pace.Pace.saving, checkpoint.save
+        fit, saving, save = Network.fit, pace.Pace.saving, checkpoint.save
 
-        def timed(*arguments, **named):  # type: ignore[no-untyped-def]
+        def timed(*arguments) -> None:
             began = time.monotonic()
             try:
-                return whole(*arguments, **named)
+                fit(*arguments)
             finally:
                 self.training += time.monotonic() - began
 
@@ -59,13 +60,11 @@ class Bill:
             save(path, content)
             self.bytes = max(self.bytes, path.stat().st_size)
 
-        from kagglekit import network
-
-        network.train, pace.Pace.saving, checkpoint.save = timed, billed, weighed  # type: ignore[method-assign,assignment]
+        Network.fit, pace.Pace.saving, checkpoint.save = timed, billed, weighed
         try:
             yield
         finally:
-            network.train, pace.Pace.saving, checkpoint.save = whole, saving, save  # type: ignore[method-assign]
+            Network.fit, pace.Pace.saving, checkpoint.save = fit, saving, save
 
 
 def measure(typed: list[str], seconds: str) -> Bill:

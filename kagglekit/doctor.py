@@ -43,8 +43,8 @@ DEPENDENCIES = (
     "safetensors",
     "threadpoolctl",
     "psutil",
-    "rich",
     "requests",
+    "rich",
     "kaggle",
     "six",
 )
