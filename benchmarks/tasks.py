@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from kagglekit import Config, NetworkConfig, Task, folds, pictures, tables
+from kagglekit import Config, NetworkConfig, Task, files, folds, pictures, tables
 
 ROOT = Path(__file__).parents[1]
 
@@ -141,7 +141,7 @@ def _write_digits(case: Case, folder: Path, digits: Path | None) -> None:
         for made in (digits, answers):
             made.mkdir()
         practice.digits(digits, answers)
-    data = pictures.classification(digits)
+    data = pictures.classification(files.unpacked(digits, folder.with_name("cache")))
     assert data.train_inputs is not None
     assert data.test_inputs is not None
     drawn = np.random.default_rng(0).permutation(len(data.target))[: case.rows]
