@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -214,6 +214,12 @@ def _parser() -> argparse.ArgumentParser:
     practice = verb("practice", _practice, "write offline stand-in data")
     practice.add_argument("name", help="the competition")
     practice.add_argument("kind", nargs="?", help="which practice data, where there are several")
+    served = verb("practice-server", _practice_server, "Kaggle in a box, for practice data")
+    served.add_argument("name", help="the competition")
+    served.add_argument(
+        "--port", type=_positive, default=8765, metavar="N", help="where it listens"
+    )
+    served.add_argument("--limit", type=_positive, default=5, metavar="N", help="submissions a day")
     verb("doctor", _doctor, "what is here, what is missing, and what to do about it")
     return parser
 
@@ -483,6 +489,22 @@ def _practice(options: argparse.Namespace) -> _Outcome:
 
     folder, answers = problem.practise(options.name, problem.find(options.name), options.kind)
     return _Outcome({"data": str(folder), "answers": str(answers)}, "practice")
+
+
+def _practice_server(options: argparse.Namespace) -> _Outcome:
+    from . import practice_server
+
+    server = practice_server.of_practice(options.name, port=options.port, limit=options.limit)
+    with server, suppress(KeyboardInterrupt):  # that is how it ends
+        set_up = " ".join(f"{n}={v}" for n, v in practice_server.environment(server.port).items())
+        print(f"export {set_up}", file=sys.stderr if options.json else sys.stdout, flush=True)
+        print(
+            f"kagglekit: {options.name} is served at port {server.port}; in another terminal, type "
+            f"the line above, then `kagglekit submit {options.name}`; Ctrl-C ends it",
+            file=sys.stderr,
+        )
+        server.thread.join()
+    return _Outcome({"port": server.port, "submissions": server.submissions}, "served")
 
 
 def _doctor(options: argparse.Namespace) -> _Outcome:

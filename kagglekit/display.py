@@ -353,11 +353,16 @@ def _leaderboard(result: Json) -> RenderableType:
     return Group(table, Text(), display_kaggle.verdict(told))
 
 
+def _served(result: Json) -> RenderableType:
+    return Text(f"{_count(len(result['submissions']), 'submission')} kept", "dim")
+
+
 _KINDS: dict[str, Callable[[Any], RenderableType]] = {
     "summary": _summary,
     "certificate": _certificate,
     "prediction": _prediction,
     "practice": _practice,
+    "served": _served,
     "competitions": _competitions,
     "recipes": _recipes,
     "leaderboard": _leaderboard,
