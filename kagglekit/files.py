@@ -556,10 +556,15 @@ def remove(path: Path) -> None:
     """
     doomed = path.rename(_beside(path))
     _sync_folder(path.parent)
-    if doomed.is_dir() and not doomed.is_symlink():
-        shutil.rmtree(doomed)
-    else:
+    if not doomed.is_dir() or doomed.is_symlink():
         doomed.unlink()
+        return
+    try:
+        shutil.rmtree(doomed)
+    except OSError as error:  # it walks by handles, and may name no more than the last part
+        if error.filename and os.sep not in str(error.filename):
+            error.filename = f"{error.filename} in {doomed}"
+        raise
 
 
 def _remove(path: Path) -> None:
