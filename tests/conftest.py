@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import typist as typing
 from tests.typist import Typist
 
 ROOT = Path(__file__).parent.parent
@@ -20,8 +21,9 @@ def typist() -> Iterator[Typist]:
     """Types commands into processes that may be killed."""
     if not hasattr(os, "fork"):
         pytest.skip("a process can be forked on POSIX only")
-    with Typist() as typing:
-        yield typing
+    yield typing.shared()
+    typing.shared().close()
+    typing.shared.cache_clear()
 
 
 @pytest.fixture(autouse=True)
