@@ -14,6 +14,8 @@ from tests.typist import Typist
 ROOT = Path(__file__).parent.parent
 
 os.environ["NO_COLOR"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers would wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ class Typist:
 
     def close(self) -> None:
         self._orders.close()
-        self.process.wait(10)
+        self.process.wait(SECONDS)
         self._reports.close()
 
 
