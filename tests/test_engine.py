@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from kagglekit import cohort, devices, engine, files
+from kagglekit import cohort, devices, engine, files, folders
 from kagglekit.augment import affine
 from kagglekit.cli import main
 from kagglekit.errors import UserError
@@ -207,13 +207,17 @@ def test_a_wrong_stack_is_never_trained(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.skipif(not devices.can_compile(torch.device("cpu")), reason="no compiler")
-def test_a_compiled_stack_learns_what_an_eager_one_does(tmp_path: Path) -> None:
+def test_a_compiled_stack_learns_what_an_eager_one_does_and_is_kept_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "as it was")  # and will be afterwards
     found = []
     for wanted in ("off", "on"):
         made, (choice,) = fitted(tmp_path / wanted, engine="stacked", compile=wanted)
         assert choice.engine == "stacked"
         found.append([regressor().restore(of.folder, settings(), {})(of.valid) for of in made])
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+    assert any((folders.cache() / "compiled").rglob("*.so"))
 
 
 def test_a_resume_that_is_forced_compares_the_stack_again(
