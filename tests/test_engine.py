@@ -295,6 +295,27 @@ def test_out_of_memory_halves_the_cohort_and_goes_on(
         np.testing.assert_allclose(ours(of.valid), theirs(of.valid), atol=1e-4)
 
 
+def test_a_cohort_that_is_halved_in_the_middle_has_each_epoch_once_in_its_history(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    miniatures.fit_1d(project / "data" / "fit_1d")
+    backward, steps = Stack.backward, iter(range(10_000))
+
+    def full(self: Stack, *given: Any) -> torch.Tensor:
+        if len(self.models) == 2 and next(steps) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return backward(self, *given)
+
+    monkeypatch.setattr(Stack, "backward", full)
+    typed = ["epochs=8", "min_steps=0", "batch_size=16", "polish=0", "folds=2", "engine=stacked"]
+    assert main(["train", "fit_1d", "neural", *typed]) == 0
+    (history,) = Path("runs/fit_1d").glob("*/history.jsonl")
+    noted = [json.loads(line) for line in history.read_text().splitlines()]
+    for member in ("fold0-seed0", "fold1-seed0"):
+        assert [one["epoch"] for one in noted if one["member"] == member] == [*range(1, 9)]
+    assert next(steps) > 20  # it did begin in a stack
+
+
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     files.write_json(tmp_path / engine.RECORD, {"cohorts": [{"engine": "stacked"}]})
     with pytest.raises(UserError, match=r"engine\.json is not as kagglekit writes it"):
