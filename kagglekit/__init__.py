@@ -20,6 +20,7 @@ _HOMES = {
     "metrics": ("Metric",),
     "network": ("Network", "NetworkPredictor"),
     "objectives": ("Objective", "binary", "multiclass", "regression"),
+    "probe": ("Probe", "ProbeConfig"),
     "recipe": ("Member", "Predictor", "Recipe"),
     "submission": ("Submission",),
     "views": ("View", "original"),
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
     from .objectives import binary as binary
     from .objectives import multiclass as multiclass
     from .objectives import regression as regression
+    from .probe import Probe as Probe
+    from .probe import ProbeConfig as ProbeConfig
     from .recipe import Member as Member
     from .recipe import Predictor as Predictor
     from .recipe import Recipe as Recipe
