@@ -65,17 +65,33 @@ class Transform:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (batch, 1 or 3, height, width) in 0…1 as the model reads them."""
-        images = images.expand(-1, len(self.mean), -1, -1)
-        if images.shape[-2:] != self.size:
-            images = functional.interpolate(
-                images, self.size, mode=self._mode, antialias=True, align_corners=False
-            ).clamp(0, 1)  # fmt: skip
+        images = resized(images.expand(-1, len(self.mean), -1, -1), self.size, self.interpolation)
         mean, std = (images.new_tensor(part).view(-1, 1, 1) for part in (self.mean, self.std))
         return (images - mean) / std
 
-    @property
-    def _mode(self) -> str:
-        return "bilinear" if self.interpolation == "bilinear" else "bicubic"
+
+def resized(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    """Images (n, channels, height, width) in 0…1 at another size, free of aliasing."""
+    if images.shape[-2:] == size:
+        return images
+    mode = "bilinear" if interpolation == "bilinear" else "bicubic"
+    larger = functional.interpolate(images.float(), size, mode=mode, antialias=True)
+    return larger.clamp(0, 1).to(images.dtype)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a model is built and what it sees, where no weights need be at hand."""
+
+    transform: Transform
+    options: Mapping[str, Any]  # of timm.create_model
+
+
+def architecture(config: BackboneConfig) -> Architecture:
+    """The architecture of resolved knobs; mean and std are timm's usual ones."""
+    name = _known(config.model)
+    transform = _transform(name, {}, config.image_size, Path(name))
+    return Architecture(transform, _options(name, config.pad_type, transform.size))
 
 
 @dataclass(frozen=True)
@@ -156,13 +172,20 @@ def find(config: BackboneConfig) -> Pretrained:
 
 
 def resolve(config: C) -> C:
-    """`config` with the model, its padding and the content of its weights filled in.
+    """`config` with the model, its padding and size, and the content of its weights filled in.
 
     So the name of a run depends on what weights hold, and not on where they lie.
     """
     found = find(config)
     padding: Any = found.options.get("pad_type", "")
-    return replace(config, model=found.model, pad_type=padding, weights_digest=found.digest)
+    height, width = found.transform.size
+    return replace(
+        config,
+        model=found.model,
+        pad_type=padding,
+        image_size=height if height == width else config.image_size,
+        weights_digest=found.digest,
+    )
 
 
 def available(config: BackboneConfig) -> bool:
