@@ -555,10 +555,11 @@ class Backbone:
         """
         pools = {layer: self._pool(layer) for layer in layers}
         found: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
+        blocks = [pools[layer][0] for layer in layers if layer != POOLED]
         with torch.inference_mode(), devices.reproducible():
             for first in range(0, max(len(images), 1), _BATCH):
                 part = images[first : first + _BATCH]
-                maps, pooled = self._forward(part, [pools[n][0] for n in layers if n != POOLED])
+                maps, pooled = self._forward(part, blocks, POOLED in layers)
                 for layer, (block, pool) in pools.items():
                     answer = pooled if layer == POOLED else pool(maps[block])
                     found[layer].append(answer[: len(part)].float().cpu().numpy())
@@ -581,8 +582,10 @@ class Backbone:
         saved = files.cached_arrays(folders.cache(), f"features-{digest.hexdigest()}", build)
         return {layer: saved[name] for layer, name in names.items()}
 
-    def _forward(self, part: np.ndarray, blocks: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
-        """Maps (batch, channels, h, w) of blocks, and what the classifier would read."""
+    def _forward(
+        self, part: np.ndarray, blocks: Sequence[int], deepest: bool
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """Maps (batch, channels, h, w) of blocks, and what the classifier would read if asked."""
         device = devices.device()
         images = np.zeros((_BATCH, *part.shape[1:]), np.uint8)
         images[: len(part)] = part
@@ -590,7 +593,12 @@ class Backbone:
         pixels = self.pretrained.transform(pixels).contiguous(memory_format=torch.channels_last)
         model: Any = self.module
         wanted = sorted(set(blocks))
-        maps: Sequence[Tensor] = ()
+        if not deepest:  # what comes after the last wanted block is not computed
+            maps = model.forward_intermediates(
+                pixels, indices=wanted, stop_early=True, output_fmt="NCHW", intermediates_only=True
+            )
+            return dict(zip(wanted, maps, strict=True)), pixels
+        maps = ()
         if wanted:
             final, maps = model.forward_intermediates(pixels, indices=wanted, output_fmt="NCHW")
         else:
