@@ -43,6 +43,7 @@ examples:
   kagglekit train fit_1d                            the default recipe
   kagglekit train mics_mnist cnn epochs=20 lr=3e-3  another one, with other knobs
   kagglekit leaderboard mics_mnist                  what came out
+  kagglekit compare mics_mnist RUN_A RUN_B          which is better, and how surely
   kagglekit submit mics_mnist                       sends the best run to Kaggle, once
   kagglekit runs                                    what is unfinished, and how to go on
   kagglekit certify fit_1d                          kills a short run again and again: same bytes?
@@ -207,6 +208,10 @@ def _parser() -> argparse.ArgumentParser:
     board = verb("leaderboard", _leaderboard, "runs with their scores, best first")
     board.add_argument("name", nargs="?", help="one competition only")
     board.add_argument("--rebuild", action="store_true", help="read all run folders again")
+    compared = verb("compare", _compare, "which of several runs is better, and how surely")
+    compared.add_argument("name", help="the competition")
+    compared.add_argument("runs", nargs="*", metavar="RUN", help="two runs or more, to compare")
+    compared.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
     unfinished = verb("runs", _runs, "unfinished runs: how far, who is at it, what goes on with it")
     unfinished.add_argument("name", nargs="?", help="one competition only")
     unfinished.add_argument("--all", action="store_true", help="finished and set-aside ones too")
@@ -443,6 +448,12 @@ def _leaderboard(options: argparse.Namespace) -> _Outcome:
     from . import overview
 
     return _Outcome(overview.leaderboard(options.name, options.rebuild), "leaderboard")
+
+
+def _compare(options: argparse.Namespace) -> _Outcome:
+    from . import comparing
+
+    return _Outcome(comparing.compare(options.name, options.runs, options.data), "comparison")
 
 
 def _runs(options: argparse.Namespace) -> _Outcome:

@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from . import cleaning, display_kaggle, doctor, leaderboard, locks
+from . import cleaning, display_decide, display_kaggle, doctor, leaderboard, locks
 from .config import typed
 from .progress import PLAIN_SECONDS, ago, duration, figure, legible, size, spread
 
@@ -366,6 +366,7 @@ _KINDS: dict[str, Callable[[Any], RenderableType]] = {
     "competitions": _competitions,
     "recipes": _recipes,
     "leaderboard": _leaderboard,
+    "comparison": display_decide.comparison,
     "runs": _runs,
     "plan": _plan,
     "cleaned": _cleaned,

@@ -634,6 +634,7 @@ def _scores(job: Job, members: Mapping[Key, Answers]) -> dict[str, Any]:
             }
             for key, answers in scored.items()
         ],
+        "repeats": scoring.score_seeds(competition, data, scored),
         "views": scoring.score_views(competition, data, scored, mean),
     }
 

@@ -17,7 +17,8 @@ from .errors import UserError
 from .folds import Fold
 
 _SHOWS_ONLY = {
-    "__main__", "agreement", "certify", "cleaning", "cli", "credentials", "display",
+    "__main__", "agreement", "certify", "cleaning", "cli", "comparing", "contenders", "credentials",
+    "display", "display_decide", "paired", "shakeup",
     "display_kaggle", "doctor", "downloading", "inventory", "journal", "kaggle", "leaderboard",
     "locks", "overview", "pace", "practice_server", "progress", "signals", "stages", "submitting",
 }  # fmt: skip
