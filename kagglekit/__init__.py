@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 # Loaded when first asked for, so that `import kagglekit` and `kagglekit --help` stay instant.
 _HOMES = {
     "answering": ("Fitted",),
-    "blend": ("Blend",),
+    "blend": ("Blend", "BlendConfig"),
     "competition": ("Competition",),
     "config": ("Config", "NetworkConfig", "knob"),
     "data": ("Data", "Split", "Task"),
@@ -42,6 +42,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from .answering import Fitted as Fitted
     from .blend import Blend as Blend
+    from .blend import BlendConfig as BlendConfig
     from .competition import Competition as Competition
     from .config import Config as Config
     from .config import NetworkConfig as NetworkConfig

@@ -212,6 +212,13 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument("name", help="the competition")
     compared.add_argument("runs", nargs="*", metavar="RUN", help="two runs or more, to compare")
     compared.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
+    mixed = verb("blend", _blend, "mix finished runs into one of its own, scored honestly")
+    mixed.add_argument("name", help="the competition")
+    mixed.add_argument(
+        "assignments", nargs="*", metavar="RUN key=value",
+        help="the runs (default: all that compare with the best), and knobs, as in method=greedy",
+    )  # fmt: skip
+    mixed.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
     unfinished = verb("runs", _runs, "unfinished runs: how far, who is at it, what goes on with it")
     unfinished.add_argument("name", nargs="?", help="one competition only")
     unfinished.add_argument("--all", action="store_true", help="finished and set-aside ones too")
@@ -454,6 +461,19 @@ def _compare(options: argparse.Namespace) -> _Outcome:
     from . import comparing
 
     return _Outcome(comparing.compare(options.name, options.runs, options.data), "comparison")
+
+
+def _blend(options: argparse.Namespace) -> _Outcome:
+    from . import blending
+
+    request = blending.Request(
+        name=options.name,
+        wanted=tuple(text for text in options.assignments if "=" not in text),
+        assignments=tuple(text for text in options.assignments if "=" in text),
+        data=options.data,
+        command=options.command,
+    )
+    return _Outcome(blending.blend(request, _progress()), "blended")
 
 
 def _runs(options: argparse.Namespace) -> _Outcome:

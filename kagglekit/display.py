@@ -122,6 +122,10 @@ def _summary(result: Json) -> RenderableType:
     return Group(Panel(facts, title=title, title_align="left", expand=False), again)
 
 
+def _blended(result: Json) -> RenderableType:
+    return Group(display_decide.mix(result), _summary(result))
+
+
 def _views(result: Json) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for header in ("view", "alone", "gain"):
@@ -367,6 +371,7 @@ _KINDS: dict[str, Callable[[Any], RenderableType]] = {
     "recipes": _recipes,
     "leaderboard": _leaderboard,
     "comparison": display_decide.comparison,
+    "blended": _blended,
     "runs": _runs,
     "plan": _plan,
     "cleaned": _cleaned,

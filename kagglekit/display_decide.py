@@ -110,6 +110,21 @@ def shake_up(told: Json, metric: str) -> list[RenderableType]:
     return [table, *(Text(line) for line in lines)]
 
 
+def mix(result: Json) -> RenderableType:
+    """What a blend is made of, and how its cross-fitted score stands beside that of its parts."""
+    table = _table("part", "CV", "weight")
+    for part in result["parts"]:
+        weight = "" if part["weight"] is None else f"{part['weight']:.2f}"
+        table.add_row(part["run"], figure(part["cv"]), weight)
+    best = result["parts"][0]["cv"]
+    sign = 1 if result["greater_is_better"] else -1
+    gain = sign * (result["cv"] - best)
+    word = "better" if gain > 0 else "worse" if gain < 0 else "different"
+    line = f"mixed by {result['method']}: {figure(abs(gain))} {word} by CV than the best part"
+    hint = f"kagglekit compare {result['competition']} {result['run']} {result['parts'][0]['run']}"
+    return Group(table, Text(line), Text(f"{hint}   says whether that is more than noise", "dim"))
+
+
 def chance(share: float) -> str:
     """A probability as a percentage that is never rounded to certainty."""
     if share > 0.999:

@@ -290,7 +290,7 @@ def difference(
     if bca := scores.units <= MOST_BCA_UNITS:
         z0 = _bias(found, effect)
         acceleration = sign * _acceleration(scores, one, other)
-    interval = _interval(found, z0, acceleration)
+    interval = _interval(found, z0, acceleration, _reach(scores.units))
     probability = float(np.mean(found > 0) + np.mean(found == 0) / 2)
     moved = scores.swapped(one, other, DRAWS, seed=1)
     p = _normal_p(effect, found) if moved is None else _permutation_p(effect, moved)
@@ -308,7 +308,7 @@ def bootstrap(scores: Judged) -> np.ndarray:
 def score_interval(drawn: np.ndarray) -> Interval | None:
     """95 % interval of one run's score from its resampled scores; None where there is none."""
     known = np.sort(drawn[np.isfinite(drawn)])
-    return _interval(known, 0.0, 0.0) if len(known) > 1 else None
+    return _interval(known, 0.0, 0.0, _Z) if len(known) > 1 else None
 
 
 def _bias(found: np.ndarray, effect: float) -> float:
@@ -327,9 +327,17 @@ def _acceleration(scores: Judged, one: int, other: int) -> float:
     return float(times @ apart**3 / (6 * square**1.5)) if square > 0 else 0.0
 
 
-def _interval(found: np.ndarray, z0: float, acceleration: float) -> Interval:
+def _reach(units: int) -> float:
+    """1.96, widened for few units as Student's t is (Hesterberg 2015, arXiv:1411.5279)."""
+    from scipy.stats import t as student
+
+    units = max(units, 2)
+    return float(student.ppf(0.975, units - 1)) * math.sqrt(units / (units - 1))
+
+
+def _interval(found: np.ndarray, z0: float, acceleration: float, reach: float) -> Interval:
     ends = []
-    for z in (-_Z, _Z):
+    for z in (-reach, reach):
         shifted = z0 + z
         level = _cumulative(z0 + shifted / max(1 - acceleration * shifted, 1e-3))
         at = np.clip(level * (len(found) + 1) - 1, 0, len(found) - 1)
