@@ -112,14 +112,21 @@ def _judge(names: tuple[str, str], rows: Difference, members: _Members | None, p
         repeats=bool(members and members.repeats),
         p=p,
         more_seeds=None if decided or members is None else members.more_seeds(rows),
-        more_rows=None if decided else _more_rows(rows),
+        more_rows=None if decided else _more_rows(rows, members),
     )
 
 
-def _more_rows(rows: Difference) -> float | None:
-    """How many times as many rows would put zero outside of the interval of a like effect."""
-    reach = (rows.interval[1] - rows.interval[0]) / 2
-    return (reach / abs(rows.effect)) ** 2 if rows.effect and reach > abs(rows.effect) else None
+def _more_rows(rows: Difference, members: _Members | None) -> float | None:
+    """How many times as many rows would put zero outside of the intervals of like effects."""
+    asked = [rows]
+    if members is not None and members.repeats and members.test is not None:
+        asked.append(members.test)
+    factors = []
+    for found in asked:
+        if found.effect == 0:
+            return None
+        factors.append(((found.interval[1] - found.interval[0]) / 2 / found.effect) ** 2)
+    return max(factors) if max(factors) > 1 else None
 
 
 # --- folds and seeds ----------------------------------------------------------------------------

@@ -50,12 +50,12 @@ def of_contest(contest: Contest) -> dict[str, Any]:
 def simulate(
     judged: Judged, public: float, private: float, greater_is_better: bool, draws: int = _DRAWS
 ) -> dict[str, Any]:
-    """Draw CV, public and private rows from the OOF rows, and see which score chooses well.
+    """Draw what public and private rows may say of these runs, and which score chooses well.
 
-    `public` and `private` are how many times as many rows they have as the OOF answers. The OOF
-    rows stand for all rows there could be: each draw has its own CV score (as many rows drawn with
-    replacement), public and private score, independent of one another (the bootstrap, Efron 1979).
-    Nothing here knows of a shift between training and test, or of a CV score that was overfitted.
+    `public` and `private` are how many times as many rows they have as the OOF answers. The CV
+    score is as it is; what the runs are truly worth is drawn about it (the bootstrap, Efron 1979),
+    and public and private scores are drawn about that, each from as many rows as it has. Nothing
+    here knows of a shift between training and test, or of a CV score that was overfitted.
 
     | key | what |
     |---|---|
@@ -67,27 +67,29 @@ def simulate(
     | trust | weight of the public score in `both`: the rest is the CV score's |
     """
     sign = 1.0 if greater_is_better else -1.0
-    shares = {"cv": 1.0, "public": public, "private": private}
-    drawn = {
-        part: sign * judged.resampled(draws, seed=number + 10, share=share)
-        for number, (part, share) in enumerate(shares.items())
-    }
-    sound = np.logical_and.reduce([np.isfinite(part).all(axis=1) for part in drawn.values()])
-    drawn = {part: scores[sound] for part, scores in drawn.items()}
-    trust = _trust(drawn["cv"], drawn["public"])
-    drawn["both"] = trust * drawn["public"] + (1 - trust) * drawn["cv"]
-    ranks = {part: _ranks(scores) for part, scores in drawn.items()}
-    low, high = np.quantile(ranks["private"], (0.05, 0.95), axis=0, method="nearest")
-    moved = abs(ranks["public"] - ranks["private"])
-    chosen = {part: drawn[part].argmax(axis=1) for part in ("cv", "public", "both")}
-    best = drawn["private"].max(axis=1)
-    got = {part: drawn["private"][np.arange(len(best)), at] for part, at in chosen.items()}
+    cv = sign * judged.whole()
+    truth, *samples = (
+        sign * judged.resampled(draws, seed=number + 10, share=share)
+        for number, share in enumerate((1.0, public, private))
+    )
+    sound = np.logical_and.reduce([np.isfinite(part).all(axis=1) for part in (truth, *samples)])
+    truth = truth[sound]
+    seen, hidden = (truth + part[sound] - cv for part in samples)
+    trust = _trust(truth - cv, samples[0][sound] - cv)
+    ranks = _ranks(hidden)
+    low, high = np.quantile(ranks, (0.05, 0.95), axis=0, method="nearest")
+    moved = abs(_ranks(seen) - ranks)
+    scores = {"cv": np.broadcast_to(cv, seen.shape), "public": seen}
+    scores["both"] = trust * seen + (1 - trust) * cv
+    best = hidden.max(axis=1)
+    every = np.arange(len(hidden))
+    got = {part: hidden[every, score.argmax(axis=1)] for part, score in scores.items()}
     return {
         "ranks": [(int(a), int(b)) for a, b in zip(low, high, strict=True)],
-        "best": [float(share) for share in (ranks["private"] == 1).mean(axis=0)],
+        "best": [float(share) for share in (ranks == 1).mean(axis=0)],
         "moves": int(np.quantile(moved, 0.95, method="nearest")),
-        "pick": {part: float(np.mean(got[part] == best)) for part in chosen},
-        "loss": {part: float(np.mean(best - got[part])) for part in chosen},
+        "pick": {part: float(np.mean(score == best)) for part, score in got.items()},
+        "loss": {part: float(np.mean(best - score)) for part, score in got.items()},
         "trust": trust,
     }
 
@@ -100,11 +102,12 @@ def _ranks(scores: np.ndarray) -> np.ndarray:
 
 
 def _trust(cv: np.ndarray, public: np.ndarray) -> float:
-    """The weight of the public score that makes the mean of both most exact.
+    """The weight of the public score that makes the mean of both most exact, from their errors.
 
     Of two independent measurements of a difference each weighs by its inverse variance.
     """
-    spreads = [float((part - part.mean(axis=1, keepdims=True)).var(axis=0).sum())
-               for part in (cv, public)]  # fmt: skip
+    spreads = [
+        float((part - part.mean(axis=1, keepdims=True)).var(axis=0).sum()) for part in (cv, public)
+    ]
     total = sum(spreads)
     return spreads[0] / total if total > 0 else 0.0
