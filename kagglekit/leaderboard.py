@@ -444,13 +444,13 @@ def _narrow(rows: Sequence[Row]) -> Table:
     grid.add_column("run", no_wrap=True, min_width=16)
     grid.add_column("CV · mean ± std", no_wrap=True)
     grid.add_column("folds", min_width=_FOLDS_WIDTH)
-    leaders = any(_leaders(row) for row in rows)
+    leaders = any(lb_scores(row) for row in rows)
     if leaders:
         grid.add_column("LB", no_wrap=True)
     grid.add_column("time", no_wrap=True, justify="right")
     for row in rows:
         name = [_name(row), Text(row.competition, style="dim"), *_marks(row)]
-        shown = [f"{kind} {figure(score)}" for kind, score in _leaders(row)]
+        shown = [f"{kind} {figure(score)}" for kind, score in lb_scores(row)]
         if len(shown) == 1:  # upright, for a narrow terminal
             shown = shown[0].split()[::-1]
         cells = [
@@ -479,7 +479,7 @@ def _wide(rows: Sequence[Row]) -> Table:
     for kind in kinds:
         grid.add_column(f"{kind}\nLB", no_wrap=True, justify="right")
     for row in rows:
-        leaders = dict(_leaders(row))
+        leaders = dict(lb_scores(row))
         grid.add_row(
             Text(row.competition),
             Text("\n").join([_name(row), *_marks(row)]),
@@ -508,20 +508,24 @@ def _name(row: Row) -> Text:
     return Text.assemble((row.recipe, "bold"), (f" {row.run}", "dim"))
 
 
+def marks(row: Row) -> list[str]:
+    """What keeps the run from being compared with others, one phrase each."""
+    found = ["practice data"] if row.practice else []
+    if row.coverage is not None and row.coverage < 1:
+        found.append(f"{math.floor(row.coverage * 1000) / 10:g} % of rows")
+    if row.finished is None:
+        found.append("not finished")
+    if row.failed:
+        found.append(f"{row.failed} failed")
+    if row.forced:
+        found.append("resumed by force")
+    return found
+
+
 def _marks(row: Row) -> list[Text]:
-    """What keeps the run from being compared with others, one line each."""
     from rich.text import Text
 
-    marks = ["practice data"] if row.practice else []
-    if row.coverage is not None and row.coverage < 1:
-        marks.append(f"{math.floor(row.coverage * 1000) / 10:g} % of rows")
-    if row.finished is None:
-        marks.append("not finished")
-    if row.failed:
-        marks.append(f"{row.failed} failed")
-    if row.forced:
-        marks.append("resumed by force")
-    return [Text(mark, style="yellow") for mark in marks]
+    return [Text(mark, style="yellow") for mark in marks(row)]
 
 
 def _cv(row: Row) -> Text:
@@ -567,11 +571,11 @@ def _seeds(row: Row) -> str:
     return f"{len(row.seeds)} seed{'' if len(row.seeds) == 1 else 's'}"
 
 
-def _leaders(row: Row) -> list[tuple[str, float]]:
+def lb_scores(row: Row) -> list[tuple[str, float]]:
     """(kind, score) of every leaderboard that has scored the run."""
     scores = (("practice", row.practice_lb), ("public", row.public_lb), ("private", row.private_lb))
     return [(kind, score) for kind, score in scores if score is not None]
 
 
 def _any_leader(rows: Sequence[Row], kind: str) -> bool:
-    return any(kind in dict(_leaders(row)) for row in rows)
+    return any(kind in dict(lb_scores(row)) for row in rows)
