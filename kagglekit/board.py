@@ -10,6 +10,7 @@ from typing import Any
 from . import files, leaderboard, locks, pages
 from .leaderboard import Row
 from .progress import figure
+from .strips import Scale
 
 FILE = "board.html"
 REPORT = "report.html"  # in the folder of a run
@@ -52,9 +53,11 @@ def refresh(runs: Path, submissions: Path) -> bool:
 def _competition(runs: Path, name: str, rows: Sequence[Row]) -> dict[str, Any]:
     """One competition: its best run, and all runs with their folds on a scale they share."""
     scored = [row for row in rows if row.cv is not None]
-    ends = {
-        key: _ends([row for row in scored if _scale(row) == key]) for key in map(_scale, scored)
-    }
+    scales = {
+        key: Scale.over(score for row in rows if leaderboard.scale(row) == key
+                        for score in leaderboard.scores(row))
+        for key in map(leaderboard.scale, rows)
+    }  # fmt: skip
     kinds = [kind for kind in ("practice", "public", "private")
              if any(kind in dict(leaderboard.lb_scores(row)) for row in rows)]  # fmt: skip
     return {
@@ -63,30 +66,17 @@ def _competition(runs: Path, name: str, rows: Sequence[Row]) -> dict[str, Any]:
         "best": scored[0] if scored else None,
         "kinds": kinds,
         "headers": [f"{kind} LB" for kind in kinds],
-        "runs": [_run(runs, row, ends.get(_scale(row))) for row in rows],
+        "runs": [_run(runs, row, scales[leaderboard.scale(row)]) for row in rows],
     }
 
 
-def _scale(row: Row) -> tuple[str | None, bool]:
-    """Rows of one metric on one kind of data are drawn on one scale."""
-    return row.metric, row.practice
-
-
-def _ends(rows: Sequence[Row]) -> tuple[float, float]:
-    scores = [score for row in rows for _, score in row.folds]
-    scores += [row.cv for row in rows if row.cv is not None]
-    return min(scores), max(scores)
-
-
-def _run(runs: Path, row: Row, ends: tuple[float, float] | None) -> dict[str, Any]:
-    low, high = ends or (0.0, 0.0)
-    folds = [score for _, score in row.folds]
+def _run(runs: Path, row: Row, scale: Scale) -> dict[str, Any]:
     return {
         "row": row,
         "leaders": dict(leaderboard.lb_scores(row)),
         "report": _report(runs, row),
-        "dots": pages.strip(folds, low, high),
-        "at": None if row.cv is None else pages.strip([row.cv], low, high)[0],
+        "dots": [round(100 * scale.place(score), 2) for _, score in row.folds],
+        "at": None if row.cv is None else round(100 * scale.place(row.cv), 2),
         "told": ", ".join(f"fold {fold}: {figure(score)}" for fold, score in row.folds),
         "marks": leaderboard.marks(row),
     }

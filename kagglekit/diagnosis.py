@@ -222,9 +222,7 @@ def by_group(
     ]
 
 
-def _slice(
-    column: str, value: str, rows: np.ndarray, score: ScoreOf, draws: int
-) -> list[Slice]:
+def _slice(column: str, value: str, rows: np.ndarray, score: ScoreOf, draws: int) -> list[Slice]:
     try:
         return [Slice(column, value, rows, score(rows), bootstrap(score, rows, draws=draws))]
     except UserError:

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -30,6 +30,7 @@ _VARIABLES = {
     **{f"c{number}": f"#0102{number:02d}" for number in range(8)},
 }  # fmt: skip
 _SERIES = 8
+_WIDE = 30  # largest over smallest, beyond which a scale is logarithmic
 _MOST_POINTS = 3000  # of a cloud; more make the page slow and tell no more
 _SIZE = (4.3, 2.75)  # inches
 
@@ -56,10 +57,10 @@ class Cloud:
 def curves(title: str, lines: Sequence[Curve], labels: tuple[str, str], late: bool = False) -> str:
     """Lines, each told under the pointer at its last point; `late` cuts off what came early.
 
-    Positive values of more than thirtyfold range are drawn on a logarithmic scale.
+    Positive values that range over more than a factor of 30 are drawn on a logarithmic scale.
     """
     values = np.concatenate([line.y for line in lines])
-    log = values.min() > 0 and values.max() / values.min() > 30
+    log = values.min() > 0 and values.max() > _WIDE * values.min()
     with _drawn(title) as (axes, done):
         for curve in lines:
             colour = _VARIABLES[f"c{curve.group % _SERIES}"]
@@ -67,7 +68,7 @@ def curves(title: str, lines: Sequence[Curve], labels: tuple[str, str], late: bo
             if len(curve.x):
                 _dots(axes, Cloud(curve.x[-1:], curve.y[-1:], [curve.label]), colour, 14)
         if log:
-            _logarithmic(axes)
+            _logarithmic(axes, "y")
         elif late:
             _zoom(axes, lines)
         axes.set_xlabel(labels[0])
@@ -82,7 +83,9 @@ def strip(title: str, scores: Sequence[tuple[str, float]], whole: float, label: 
     names, values = [name for name, _ in scores], np.array([score for _, score in scores])
     with _drawn(title, height=1.35) as (axes, done):
         axes.axvline(whole, color=_VARIABLES["accent"], linewidth=1.6)
-        if len(values) > 1:
+        if values.min() > 0 and values.max() > _WIDE * values.min():
+            _logarithmic(axes, "x")
+        elif len(values) > 1:
             mean, deviation = values.mean(), values.std(ddof=1)
             axes.axvspan(mean - deviation, mean + deviation, color=_VARIABLES["wash"], linewidth=0)
         heights = np.linspace(0.62, -0.62, len(values)) if len(values) > 1 else np.zeros(1)
@@ -123,7 +126,7 @@ def reliability(title: str, bins: Sequence[Bin]) -> str:
         width = bins[0].high - bins[0].low if bins else 1.0
         rows = [part.rows for part in bins]
         lower.bar(middles, rows, 0.86 * width, color=_VARIABLES["accent"], alpha=0.45)
-        _logarithmic(lower)
+        _logarithmic(lower, "y")
         lower.set_ylabel("rows")
         lower.set_xlabel("confidence")
         for panel in (upper, lower):
@@ -147,6 +150,7 @@ def cloud(
             axes.plot(ends, ends, color=_VARIABLES["muted"], linewidth=0.9, dashes=(4, 3))
         else:
             axes.axhline(0, color=_VARIABLES["muted"], linewidth=0.9, dashes=(4, 3))
+            _spread_out(axes, points.y)
         if worst is not None:
             _dots(axes, worst, _VARIABLES["warm"], 18)
         axes.set_xlabel(labels[0])
@@ -171,12 +175,15 @@ def function(
     return done()
 
 
-def histogram(title: str, values: np.ndarray, label: str) -> str:
-    """How often which value comes."""
+def sizes(title: str, values: np.ndarray, label: str) -> str:
+    """How many values are of which size, over powers of ten; zeros count as the smallest."""
+    found = np.abs(values[np.isfinite(values)])
+    least = float(found[found > 0].min(initial=1.0))
+    found = np.maximum(found, least)
+    edges = np.geomspace(least, max(float(found.max(initial=least)), least * 1.01), 41)
     with _drawn(title) as (axes, done):
-        axes.hist(values, bins=min(60, max(8, round(len(values) ** 0.5))),
-                  color=_VARIABLES["accent"], alpha=0.6)  # fmt: skip
-        axes.axvline(0, color=_VARIABLES["muted"], linewidth=0.9, dashes=(4, 3))
+        axes.hist(found, bins=list(edges), color=_VARIABLES["accent"], alpha=0.6)
+        _logarithmic(axes, "x")
         axes.set_xlabel(label)
         axes.set_ylabel("rows")
     return done()
@@ -202,7 +209,7 @@ def thinned(count: int) -> np.ndarray:
 
 # --- how -----------------------------------------------------------------------------------------
 
-_RC: Mapping[str, Any] = {
+_RC: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "kagglekit", "text.parse_math": False,
     "font.size": 8.5, "font.family": ["DejaVu Sans"], "axes.labelsize": 8.5,
     "axes.edgecolor": _VARIABLES["line"], "axes.labelcolor": _VARIABLES["muted"],
@@ -249,13 +256,36 @@ def _dots(axes: Axes, points: Cloud, colour: str, area: float) -> None:
     told[f"told{len(told)}"] = list(points.told)
 
 
-def _logarithmic(axes: Axes) -> None:
+def _logarithmic(axes: Axes, side: Literal["x", "y"]) -> None:
+    """Whole powers of ten, written as numbers: formulas are not parsed here."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(numticks=5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    (axes.set_xscale if side == "x" else axes.set_yscale)("log")
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(numticks=6))
+    axis.set_major_formatter(FuncFormatter(_power))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _power(value: float, _: object = None) -> str:
+    if 1e-3 < abs(value) < 1e5 or not value:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}".replace("-", "−")
+
+
+def _spread_out(axes: Axes, values: np.ndarray) -> None:
+    """Where a few residuals dwarf the others, let both be seen: linear near zero, powers beyond."""
+    from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
+
+    sizes = np.abs(values)
+    usual, largest = float(np.quantile(sizes, 0.9)), float(sizes.max(initial=0.0))
+    if not 0 < usual * _WIDE < largest:
+        return
+    axes.set_yscale("symlog", linthresh=usual)
+    axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=usual))
+    axes.yaxis.set_major_formatter(FuncFormatter(_power))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _zoom(axes: Axes, lines: Sequence[Curve]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from . import files, folders, locks
+from . import files, folders, locks, strips
 from .errors import UserError
 from .progress import duration, figure, spread
 
@@ -26,6 +26,7 @@ DATABASE = "leaderboard.db"
 SCHEMA = 2  # raise it whenever Row changes: an index of another version is made again
 BUSY_SECONDS = 30.0
 NARROW = 110  # columns of a terminal below which a run takes two lines
+_ROOMY = 136  # columns from which a strip of the folds stands beside their scores
 
 _ASIDE = "~"  # in the names of folders that hold a run's earlier state
 _FOLDS_WIDTH = 11  # columns: two scores side by side
@@ -434,10 +435,12 @@ def table(rows: Sequence[Row], width: int | None = None) -> Table:
         from rich.console import Console
 
         width = Console().width
-    return _narrow(rows) if width < NARROW else _wide(rows)
+    roomy = width >= _ROOMY
+    lines = _strips(rows, strips.WIDTH if roomy else _FOLDS_WIDTH)
+    return _narrow(rows, lines) if width < NARROW else _wide(rows, lines, roomy)
 
 
-def _narrow(rows: Sequence[Row]) -> Table:
+def _narrow(rows: Sequence[Row], lines: Sequence[str]) -> Table:
     from rich.text import Text
 
     grid = _empty()
@@ -448,7 +451,7 @@ def _narrow(rows: Sequence[Row]) -> Table:
     if leaders:
         grid.add_column("LB", no_wrap=True)
     grid.add_column("time", no_wrap=True, justify="right")
-    for row in rows:
+    for row, strip in zip(rows, lines, strict=True):
         name = [_name(row), Text(row.competition, style="dim"), *_marks(row)]
         shown = [f"{kind} {figure(score)}" for kind, score in lb_scores(row)]
         if len(shown) == 1:  # upright, for a narrow terminal
@@ -456,7 +459,7 @@ def _narrow(rows: Sequence[Row]) -> Table:
         cells = [
             Text("\n").join(name),
             Text("\n").join([_cv(row), Text(_spread(row), style="dim")]),
-            Text(_folds(row), style="dim"),
+            _beneath(row, strip),
             *([Text("\n".join(shown))] if leaders else []),
             Text("\n").join([Text(_time(row)), Text(_seeds(row), style="dim")]),
         ]
@@ -464,7 +467,7 @@ def _narrow(rows: Sequence[Row]) -> Table:
     return grid
 
 
-def _wide(rows: Sequence[Row]) -> Table:
+def _wide(rows: Sequence[Row], lines: Sequence[str], roomy: bool) -> Table:
     from rich.text import Text
 
     kinds = [kind for kind in ("practice", "public", "private") if _any_leader(rows, kind)]
@@ -474,18 +477,20 @@ def _wide(rows: Sequence[Row]) -> Table:
     grid.add_column("CV", no_wrap=True, justify="right")
     grid.add_column("mean ± std", no_wrap=True)
     grid.add_column("folds", min_width=_FOLDS_WIDTH)
+    if roomy:
+        grid.add_column("spread", no_wrap=True)
     grid.add_column("time", no_wrap=True, justify="right")
     grid.add_column("seeds", no_wrap=True)
     for kind in kinds:
         grid.add_column(f"{kind}\nLB", no_wrap=True, justify="right")
-    for row in rows:
+    for row, strip in zip(rows, lines, strict=True):
         leaders = dict(lb_scores(row))
         grid.add_row(
             Text(row.competition),
             Text("\n").join([_name(row), *_marks(row)]),
             _cv(row),
             Text(_spread(row)),
-            Text(_folds(row), style="dim"),
+            *([Text(_folds(row), style="dim"), Text(strip)] if roomy else [_beneath(row, strip)]),
             Text(_time(row)),
             Text(_seeds(row), style="dim"),
             *(Text(figure(leaders[kind]) if kind in leaders else "") for kind in kinds),
@@ -554,6 +559,38 @@ def _folds(row: Row) -> str:
     else:
         text = " ".join(short)
     return f"({text})e{exponent}" if exponent else text
+
+
+def _strips(rows: Sequence[Row], width: int) -> list[str]:
+    """Each run's folds as a strip plot; those of one competition and metric share a scale."""
+    scales = {
+        key: strips.Scale.over(score for row in rows if scale(row) == key for score in scores(row))
+        for key in map(scale, rows)
+    }
+    return [
+        strips.text([score for _, score in row.folds], row.cv, scales[scale(row)], width)
+        if len(row.folds) > 1
+        else ""
+        for row in rows
+    ]
+
+
+def scale(row: Row) -> tuple[str, str | None, bool]:
+    """What rows must share for their scores to stand on one scale."""
+    return row.competition, row.metric, row.practice
+
+
+def scores(row: Row) -> list[float]:
+    """Its folds' scores, and that of all rows."""
+    return [*(score for _, score in row.folds), *([] if row.cv is None else [row.cv])]
+
+
+def _beneath(row: Row, strip: str) -> Text:
+    """The folds' scores with the strip below them, where that has no column of its own."""
+    from rich.text import Text
+
+    shown = Text(_folds(row), style="dim")
+    return shown.append(f"\n{strip}", "not dim") if strip else shown
 
 
 def _short(score: float, size: float) -> str:

@@ -1,11 +1,9 @@
-"""Self-contained HTML pages from templates: everything inside, nothing fetched, all text escaped."""
+"""Self-contained HTML pages from templates: nothing is fetched, and all text is escaped."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import math
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +37,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(figure=figure, duration=duration, size=size, percent=percent)
-    made.globals.update(spread=spread, strip=strip)
+    made.globals.update(spread=spread)
     return made
 
 
@@ -47,9 +45,8 @@ def _environment() -> Environment:
 def _policy() -> str:
     content = (_TEMPLATES / _SCRIPT).read_bytes().rstrip(b"\n")
     digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
-    return (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    )
+    pictures_and_style = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return f"{pictures_and_style}; script-src 'sha256-{digest}'"
 
 
 def percent(share: float) -> str:
@@ -60,11 +57,3 @@ def percent(share: float) -> str:
     if 0 < share < 1 and float(text) in (0.0, 100.0):
         text = f"{value:.4f}"
     return f"{text} %"
-
-
-def strip(scores: Sequence[float], low: float, high: float) -> list[float]:
-    """Places of scores from 0 to 100 on a scale from `low` to `high`."""
-    width = high - low
-    if not width > 0 or not math.isfinite(width):
-        return [50.0 for _ in scores]
-    return [round(100 * min(1.0, max(0.0, (score - low) / width)), 2) for score in scores]

@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from . import board, config, diagnosis, drawing, evidence, files, folders, inventory, leaderboard
-from . import pages, thumbnails
+from . import (
+    board,
+    config,
+    diagnosis,
+    drawing,
+    evidence,
+    files,
+    folders,
+    inventory,
+    leaderboard,
+    pages,
+    thumbnails,
+)
 from .diagnosis import Slice
 from .drawing import Cloud, Curve
 from .errors import UserError
 from .evidence import Evidence
 from .progress import duration, figure
+from .strips import Scale
 
 FILE = board.REPORT
 SHOWN = 24  # of the worst rows, and of likely label errors
@@ -154,7 +165,9 @@ class _Report:
         """The figures at the top: (name, value, what stands below)."""
         scores, found = self.found.scores, self.found
         folds = [item["score"] for item in scores["folds"]]
-        below = "" if self.interval is None else "95 %: {} to {}".format(*map(figure, self.interval))
+        below = (
+            "" if self.interval is None else "95 %: {} to {}".format(*map(figure, self.interval))
+        )
         tiles: list[Json] = [
             {"name": f"CV {self.metric}", "value": scores["cv"], "below": below, "key": "cv"}
         ]
@@ -262,7 +275,7 @@ class _Report:
         return {
             "classes": [found.classes[n] for n in shown],
             "left_out": len(counts) - len(shown),
-            "cells": [[self._cell(counts, t, a, most) for a in shown] for t in shown],
+            "cells": [[self._cell(counts, int(t), int(a), most) for a in shown] for t in shown],
             "pairs": [self._cell(counts, t, a, most) for t, a in pairs],
             "by_class": [self._class(counts, n) for n in range(len(counts))],
         }
@@ -400,9 +413,7 @@ class _Report:
         """Positions of the rows with the highest loss, the highest first."""
         losses = self.found.losses
         return (
-            np.zeros(0, np.int64)
-            if losses is None
-            else np.argsort(-losses, kind="stable")[:SHOWN]
+            np.zeros(0, np.int64) if losses is None else np.argsort(-losses, kind="stable")[:SHOWN]
         )
 
     @cached_property
@@ -461,17 +472,21 @@ class _Report:
         whole = self.found.scores["cv"]
         ends = [whole, *(part.score for part in slices)]
         ends += [end for part in slices if part.interval for end in part.interval]
-        low, high = min(ends), max(ends)
+        scale = Scale.over(ends)
+
+        def place(score: float) -> float:
+            return round(100 * scale.place(score), 2)
+
         return {
-            "whole": pages.strip([whole], low, high)[0],
+            "whole": place(whole),
             "rows": [
                 {
                     "column": part.column, "value": part.value, "rows": len(part.rows),
                     "score": part.score, "interval": part.interval,
                     "stands_out": part.stands_out(whole),
                     "better": self.found.competition.metric.better(part.score, whole),
-                    "at": pages.strip([part.score], low, high)[0],
-                    "range": pages.strip(part.interval or (part.score,) * 2, low, high),
+                    "at": place(part.score),
+                    "range": [place(end) for end in part.interval or (part.score,) * 2],
                 }
                 for part in slices
             ],
@@ -530,8 +545,8 @@ class _Report:
                              (variable, name)),
             drawing.cloud(f"Residuals of {name} over {variable}", left,
                           (variable, "answer − truth"), "zero", missed),
-            drawing.histogram(f"How often which residual of {name}", answers - truth,
-                              "answer − truth"),
+            drawing.sizes(f"How large the residuals of {name} are", answers - truth,
+                          "|answer − truth|"),
         ]  # fmt: skip
 
     def _output(self, name: str, truth: np.ndarray, answers: np.ndarray) -> list[str]:
@@ -564,12 +579,8 @@ class _Report:
         labels = (f"CV {self.metric}", f"{kind} LB")
         drawn = None
         if len(points) > 1:
-            clouds = [
-                Cloud(np.array([cv for _, cv, _ in part]), np.array([lb for *_, lb in part]),
-                      [f"{row.run}: CV {figure(cv)}, LB {figure(lb)}" for row, cv, lb in part])
-                for part in (points, own)
-            ]  # fmt: skip
-            drawn = drawing.agreement(f"{kind} LB over CV", *clouds, labels)
+            everyone, this = (_told(part) for part in (points, own))
+            drawn = drawing.agreement(f"{kind} LB over CV", everyone, this, labels)
         return {
             "kind": kind,
             "figure": drawn,
@@ -612,6 +623,15 @@ class _Report:
         return sorted(knobs, key=lambda knob: not knob["turned"])
 
 
+def _told(points: Sequence[tuple[leaderboard.Row, float, float]]) -> Cloud:
+    """Runs with their CV and LB scores, as points."""
+    return Cloud(
+        np.array([cv for _, cv, _ in points]),
+        np.array([lb for *_, lb in points]),
+        [f"{row.run}: CV {figure(cv)}, LB {figure(lb)}" for row, cv, lb in points],
+    )
+
+
 def _seed_headers(seeds: Sequence[int]) -> list[str]:
     if len(seeds) < 2:
         return ["score"]
@@ -628,4 +648,3 @@ def _errors(truth: np.ndarray, answers: np.ndarray) -> dict[str, float | None]:
         "worst": float(np.abs(left).max()),
         "r2": 1 - float((left**2).sum()) / spread if spread else None,
     }
-

@@ -17,6 +17,8 @@ from .errors import UserError
 from .folds import Fold
 
 _SHOWS_ONLY = {
+    "board", "diagnosis", "drawing", "evidence", "pages", "report", "standings", "strips",
+    "thumbnails",
     "__main__", "agreement", "certify", "cleaning", "cli", "credentials", "display",
     "display_kaggle", "doctor", "downloading", "inventory", "journal", "kaggle", "leaderboard",
     "locks", "overview", "pace", "practice_server", "progress", "signals", "stages", "submitting",

@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PROGRAM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 SECONDS = 60.0  # to answer; a first start on a busy machine takes some
 
 
@@ -34,7 +36,7 @@ class Browser:
             "--disable-dev-shm-usage", f"--user-data-dir={self._profile.name}", "about:blank",
         ]  # fmt: skip
         # Chromium reads from 3 and writes to 4, whatever these are here
-        shell = f"exec 3<&{theirs_in} 4>&{theirs_out}; exec \"$@\""
+        shell = f'exec 3<&{theirs_in} 4>&{theirs_out}; exec "$@"'
         self._process = subprocess.Popen(
             ["bash", "-c", shell, "chromium", *command],
             pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -43,7 +45,9 @@ class Browser:
         os.close(theirs_out)
         self._session: str | None = None
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
         self.resize(width, height)
