@@ -595,14 +595,15 @@ class _Report:
     def cost(self) -> Json:
         """Time, disk, device and versions."""
         manifest, scores = self.found.manifest, self.found.scores
-        bytes_, _ = inventory.measure(self.found.run.folder)
+        earlier = self.found.run.folder / FILE  # is no part of what it is about
+        size = inventory.measure(self.found.run.folder)[0] - inventory.measure(earlier)[0]
         paces = [item["rows_per_second"] for item in self.found.history()
                  if isinstance(item.get("rows_per_second"), float)]  # fmt: skip
         return {
             "seconds": scores["seconds"],
             "members": len(manifest["members"]),
             "pace": float(np.median(paces)) if paces else None,
-            "bytes": bytes_,
+            "bytes": size,
             "versions": manifest["versions"],
             "needs": manifest["needs"],
         }

@@ -108,7 +108,8 @@ def _key(row: Row, column: str) -> tuple[bool, Any]:
 def as_csv(rows: Sequence[Row]) -> str:
     """The rows as CSV with a header; several values in one cell are set apart by blanks.
 
-    A text that a spreadsheet would compute is led by an apostrophe.
+    A text that a spreadsheet would compute is led by an apostrophe; its control characters become
+    blanks, so that a row is a line.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -128,7 +129,8 @@ def _cell(value: Any) -> str:
             f"{item[0]}:{item[1]!r}" if isinstance(item, tuple) else repr(item) for item in value
         )
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_EXECUTED) else value
+        line = "".join(c if c.isprintable() else " " for c in value)
+        return f"'{line}" if value.startswith(_EXECUTED) else line
     return repr(value)
 
 
