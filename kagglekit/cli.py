@@ -44,6 +44,7 @@ examples:
   kagglekit train mics_mnist cnn epochs=20 lr=3e-3  another one, with other knobs
   kagglekit leaderboard mics_mnist                  what came out
   kagglekit compare mics_mnist RUN_A RUN_B          which is better, and how surely
+  kagglekit report mics_mnist                       the best run as a page: errors, pictures, cost
   kagglekit submit mics_mnist                       sends the best run to Kaggle, once
   kagglekit runs                                    what is unfinished, and how to go on
   kagglekit certify fit_1d                          kills a short run again and again: same bytes?
@@ -219,6 +220,16 @@ def _parser() -> argparse.ArgumentParser:
         help="the runs (default: all that compare with the best), and knobs, as in method=greedy",
     )  # fmt: skip
     mixed.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
+    board.add_argument("--sort", metavar="COLUMN", help="by cv, seconds, recipe, public_lb, …")
+    board.add_argument(
+        "--filter", action="append", default=[], metavar="COLUMN=VALUE",
+        help="these runs only: recipe=cnn*, cv>0.99, practice=no; may be repeated",
+    )  # fmt: skip
+    board.add_argument("--csv", action="store_true", help="CSV on stdout, every column")
+    reported = verb("report", _report, "one HTML page of a run: scores, errors, pictures, cost")
+    reported.add_argument("name", help="the competition")
+    reported.add_argument("which", nargs="?", metavar="RUN", help="a run (default: the best by CV)")
+    verb("board", _board, "one HTML page of all runs, which links their reports")
     unfinished = verb("runs", _runs, "unfinished runs: how far, who is at it, what goes on with it")
     unfinished.add_argument("name", nargs="?", help="one competition only")
     unfinished.add_argument("--all", action="store_true", help="finished and set-aside ones too")
@@ -454,7 +465,23 @@ def _list(options: argparse.Namespace) -> _Outcome:
 def _leaderboard(options: argparse.Namespace) -> _Outcome:
     from . import overview
 
-    return _Outcome(overview.leaderboard(options.name, options.rebuild), "leaderboard")
+    if options.csv and options.json:
+        raise UserError("--csv and --json are two formats: ask for one of them")
+    result = overview.leaderboard(options.name, options.rebuild, options.sort, options.filter)
+    return _Outcome(result, "csv" if options.csv else "leaderboard")
+
+
+def _report(options: argparse.Namespace) -> _Outcome:
+    from . import pipeline, report
+
+    with pipeline.visiting(options.command):
+        return _Outcome(report.write(options.name, options.which), "report")
+
+
+def _board(options: argparse.Namespace) -> _Outcome:
+    from . import board, folders
+
+    return _Outcome(board.write(folders.runs(), folders.submissions()), "board")
 
 
 def _compare(options: argparse.Namespace) -> _Outcome:

@@ -45,6 +45,9 @@ DEPENDENCIES = (
     "psutil",
     "requests",
     "rich",
+    "matplotlib",
+    "jinja2",
+    "cleanlab",
     "kaggle",
     "six",
 )

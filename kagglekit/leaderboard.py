@@ -14,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from . import files, folders, locks
+from . import files, folders, locks, strips
 from .errors import UserError
 from .progress import duration, figure, spread
 
@@ -26,6 +26,7 @@ DATABASE = "leaderboard.db"
 SCHEMA = 3  # raise it whenever Row changes: an index of another version is made again
 BUSY_SECONDS = 30.0
 NARROW = 110  # columns of a terminal below which a run takes two lines
+_ROOMY = 136  # columns from which a strip of the folds stands beside their scores
 
 _ASIDE = "~"  # in the names of folders that hold a run's earlier state
 _FOLDS_WIDTH = 11  # columns: two scores side by side
@@ -455,29 +456,31 @@ def table(rows: Sequence[Row], width: int | None = None) -> Table:
         from rich.console import Console
 
         width = Console().width
-    return _narrow(rows) if width < NARROW else _wide(rows)
+    roomy = width >= _ROOMY
+    lines = _strips(rows, strips.WIDTH if roomy else _FOLDS_WIDTH)
+    return _narrow(rows, lines) if width < NARROW else _wide(rows, lines, roomy)
 
 
-def _narrow(rows: Sequence[Row]) -> Table:
+def _narrow(rows: Sequence[Row], lines: Sequence[str]) -> Table:
     from rich.text import Text
 
     grid = _empty()
     grid.add_column("run", no_wrap=True, min_width=16)
     grid.add_column("CV · mean ± std", no_wrap=True)
     grid.add_column("folds", min_width=_FOLDS_WIDTH)
-    leaders = any(_leaders(row) for row in rows)
+    leaders = any(lb_scores(row) for row in rows)
     if leaders:
         grid.add_column("LB", no_wrap=True)
     grid.add_column("time", no_wrap=True, justify="right")
-    for row in rows:
+    for row, strip in zip(rows, lines, strict=True):
         name = [_name(row), Text(row.competition, style="dim"), *_marks(row)]
-        shown = [f"{kind} {figure(score)}" for kind, score in _leaders(row)]
+        shown = [f"{kind} {figure(score)}" for kind, score in lb_scores(row)]
         if len(shown) == 1:  # upright, for a narrow terminal
             shown = shown[0].split()[::-1]
         cells = [
             Text("\n").join(name),
             Text("\n").join([_cv(row), Text(_spread(row), style="dim")]),
-            Text(_folds(row), style="dim"),
+            _beneath(row, strip),
             *([Text("\n".join(shown))] if leaders else []),
             Text("\n").join([Text(_time(row)), Text(_seeds(row), style="dim")]),
         ]
@@ -485,7 +488,7 @@ def _narrow(rows: Sequence[Row]) -> Table:
     return grid
 
 
-def _wide(rows: Sequence[Row]) -> Table:
+def _wide(rows: Sequence[Row], lines: Sequence[str], roomy: bool) -> Table:
     from rich.text import Text
 
     kinds = [kind for kind in ("practice", "public", "private") if _any_leader(rows, kind)]
@@ -495,18 +498,20 @@ def _wide(rows: Sequence[Row]) -> Table:
     grid.add_column("CV", no_wrap=True, justify="right")
     grid.add_column("mean ± std", no_wrap=True)
     grid.add_column("folds", min_width=_FOLDS_WIDTH)
+    if roomy:
+        grid.add_column("spread", no_wrap=True)
     grid.add_column("time", no_wrap=True, justify="right")
     grid.add_column("seeds", no_wrap=True)
     for kind in kinds:
         grid.add_column(f"{kind}\nLB", no_wrap=True, justify="right")
-    for row in rows:
-        leaders = dict(_leaders(row))
+    for row, strip in zip(rows, lines, strict=True):
+        leaders = dict(lb_scores(row))
         grid.add_row(
             Text(row.competition),
             Text("\n").join([_name(row), *_marks(row)]),
             _cv(row),
             Text(_spread(row)),
-            Text(_folds(row), style="dim"),
+            *([Text(_folds(row), style="dim"), Text(strip)] if roomy else [_beneath(row, strip)]),
             Text(_time(row)),
             Text(_seeds(row), style="dim"),
             *(Text(figure(leaders[kind]) if kind in leaders else "") for kind in kinds),
@@ -529,20 +534,24 @@ def _name(row: Row) -> Text:
     return Text.assemble((row.recipe, "bold"), (f" {row.run}", "dim"))
 
 
+def marks(row: Row) -> list[str]:
+    """What keeps the run from being compared with others, one phrase each."""
+    found = ["practice data"] if row.practice else []
+    if row.coverage is not None and row.coverage < 1:
+        found.append(f"{math.floor(row.coverage * 1000) / 10:g} % of rows")
+    if row.finished is None:
+        found.append("not finished")
+    if row.failed:
+        found.append(f"{row.failed} failed")
+    if row.forced:
+        found.append("resumed by force")
+    return found
+
+
 def _marks(row: Row) -> list[Text]:
-    """What keeps the run from being compared with others, one line each."""
     from rich.text import Text
 
-    marks = ["practice data"] if row.practice else []
-    if row.coverage is not None and row.coverage < 1:
-        marks.append(f"{math.floor(row.coverage * 1000) / 10:g} % of rows")
-    if row.finished is None:
-        marks.append("not finished")
-    if row.failed:
-        marks.append(f"{row.failed} failed")
-    if row.forced:
-        marks.append("resumed by force")
-    return [Text(mark, style="yellow") for mark in marks]
+    return [Text(mark, style="yellow") for mark in marks(row)]
 
 
 def _cv(row: Row) -> Text:
@@ -573,6 +582,38 @@ def _folds(row: Row) -> str:
     return f"({text})e{exponent}" if exponent else text
 
 
+def _strips(rows: Sequence[Row], width: int) -> list[str]:
+    """Each run's folds as a strip plot; those of one competition and metric share a scale."""
+    scales = {
+        key: strips.Scale.over(score for row in rows if scale(row) == key for score in scores(row))
+        for key in map(scale, rows)
+    }
+    return [
+        strips.text([score for _, score in row.folds], row.cv, scales[scale(row)], width)
+        if len(row.folds) > 1
+        else ""
+        for row in rows
+    ]
+
+
+def scale(row: Row) -> tuple[str, str | None, bool]:
+    """What rows must share for their scores to stand on one scale."""
+    return row.competition, row.metric, row.practice
+
+
+def scores(row: Row) -> list[float]:
+    """Its folds' scores, and that of all rows."""
+    return [*(score for _, score in row.folds), *([] if row.cv is None else [row.cv])]
+
+
+def _beneath(row: Row, strip: str) -> Text:
+    """The folds' scores with the strip below them, where that has no column of its own."""
+    from rich.text import Text
+
+    shown = Text(_folds(row), style="dim")
+    return shown.append(f"\n{strip}", "not dim") if strip else shown
+
+
 def _short(score: float, size: float) -> str:
     """Four digits of a score whose fellows are at most `size`: .9962, 33.12."""
     digits = 0 if size < 1 else math.floor(math.log10(size)) + 1
@@ -596,11 +637,11 @@ def _seeds(row: Row) -> str:
     return "\n".join(lines)
 
 
-def _leaders(row: Row) -> list[tuple[str, float]]:
+def lb_scores(row: Row) -> list[tuple[str, float]]:
     """(kind, score) of every leaderboard that has scored the run."""
     scores = (("practice", row.practice_lb), ("public", row.public_lb), ("private", row.private_lb))
     return [(kind, score) for kind, score in scores if score is not None]
 
 
 def _any_leader(rows: Sequence[Row], kind: str) -> bool:
-    return any(kind in dict(_leaders(row)) for row in rows)
+    return any(kind in dict(lb_scores(row)) for row in rows)

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from . import board, devices, faults, files, folders, leaderboard, locks, problem, scoring, stamps
 from . import competition as competitions
 from . import config as configs
-from . import devices, faults, files, folders, leaderboard, locks, problem, scoring, stamps
 from . import folds as fold_rules
 from . import run as runs
 from .answering import Fitted
@@ -314,6 +314,8 @@ def _train(job: Job, progress: Progress) -> bool:
     else:
         progress.say(f"{job.run.name} is trained already; --fresh trains it again")
     _record(job)
+    if left:
+        board.refresh(folders.runs(), folders.submissions())
     return left
 
 

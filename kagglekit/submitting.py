@@ -497,6 +497,7 @@ def _mirror(attempt: Attempt) -> None:
             leaderboard.record(
                 folders.runs(), folders.submissions(), attempt.competition, attempt.run
             )
+            board.refresh(folders.runs(), folders.submissions())
 
 
 # --- afterwards ---------------------------------------------------------------------------------
