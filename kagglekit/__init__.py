@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "answering": ("Fitted",),
     "backbones": ("BackboneConfig",),
-    "blend": ("Blend",),
+    "blend": ("Blend", "BlendConfig"),
     "competition": ("Competition",),
     "config": ("Config", "NetworkConfig", "knob"),
     "data": ("Data", "Split", "Task"),
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .answering import Fitted as Fitted
     from .backbones import BackboneConfig as BackboneConfig
     from .blend import Blend as Blend
+    from .blend import BlendConfig as BlendConfig
     from .competition import Competition as Competition
     from .config import Config as Config
     from .config import NetworkConfig as NetworkConfig
