@@ -23,13 +23,18 @@ HERE = GIVEN.exists() and (SHARED / "data" / "glasses").exists()
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The practice data, drawn once."""
+    """Practice data of fewer people than usual, drawn once."""
     from competitions.glasses import practice
+
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(practice, "_PEOPLE", 36)
+    monkeypatch.setattr(practice, "_TEST_PEOPLE", 2)
 
     folder = tmp_path_factory.mktemp("glasses")
     for part in ("data", "answers"):
         (folder / part).mkdir()
     practice.write(folder / "data", folder / "answers")
+    monkeypatch.undo()
     return folder
 
 
