@@ -20,8 +20,8 @@ _SHOWS_ONLY = {
     "__main__", "agreement", "board", "certify", "cleaning", "cli", "comparing", "contenders",
     "credentials", "diagnosis", "display", "display_decide", "display_kaggle", "doctor",
     "downloading", "drawing", "evidence", "inventory", "journal", "kaggle", "leaderboard", "locks",
-    "overview", "paired", "pace", "pages", "practice_server", "progress", "report", "shakeup",
-    "signals", "stages", "standings", "strips", "submitting", "thumbnails",
+    "notebook", "overview", "pace", "pages", "paired", "practice_server", "progress", "report",
+    "shakeup", "signals", "stages", "standings", "strips", "submitting", "thumbnails", "wheel",
 }  # fmt: skip
 _LIBRARIES = ("kagglekit", "torch", "timm", "numpy", "pandas", "scikit-learn", "scipy")
 _TOOLS = ("python", "processor", *_LIBRARIES)
