@@ -160,11 +160,10 @@ def find(config: BackboneConfig) -> Pretrained:
         name = _known(config.model or DEFAULT)
         path = _from_hub(name)
     else:
-        path = _in_folder(place, config.model) if place.is_dir() else place
+        path = _in_folder(place, config) if place.is_dir() else place
         name = _name_of(path, config.model)
     told = _told(path)
-    state = path.stat()
-    digest = _digest(path.resolve(), state.st_mtime_ns, state.st_size)
+    digest = _content(path)
     if config.weights_digest not in ("", digest):
         raise UserError(
             f"{path} holds other weights than this run began with (their digest is {digest}, not"
@@ -173,6 +172,11 @@ def find(config: BackboneConfig) -> Pretrained:
     transform = _transform(name, told, config.image_size, path)
     options = _options(name, config.pad_type or told.get("pad_type"), transform.size)
     return Pretrained(name, path, digest, transform, options)
+
+
+def _content(path: Path) -> str:
+    state = path.stat()
+    return _digest(path.resolve(), state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=8)  # every fold asks, and a large model's takes a second
@@ -277,8 +281,9 @@ def _settings(name: str) -> Any:
     return get_pretrained_cfg(name)
 
 
-def _in_folder(folder: Path, model: str) -> Path:
-    """The file of weights in a folder that is of `model`, or the only one where none is named."""
+def _in_folder(folder: Path, config: BackboneConfig) -> Path:
+    """The file of weights in a folder that is of the model, or the only one where none is named."""
+    model = config.model
     found = [path for path in files.visible_files(folder).values() if path.suffix in _SUFFIXES]
     if not found:
         raise UserError(f"{folder} holds no weights: it should hold .safetensors or .pth files")
@@ -286,6 +291,8 @@ def _in_folder(folder: Path, model: str) -> Path:
         _known(model)
         names = {path: _guessed(path) or "" for path in found}
         found = [path for path in found if _same(names[path], model)]
+        if len(found) > 1 and config.weights_digest:
+            found = [path for path in found if _content(path) == config.weights_digest] or found
         found = [path for path in found if names[path] == model] or found
         if not found:
             there = ", ".join(sorted({name for name in names.values() if name})) or "none known"

@@ -65,6 +65,9 @@ def test_a_folder_gives_the_file_of_the_model_that_is_asked_for(tmp_path, monkey
     assert given(tmp_path / "set", monkeypatch, model=TINY).path == wanted
     with pytest.raises(UserError, match="2 files of weights that fit"):
         given(tmp_path / "set", monkeypatch)
+    weights(tmp_path / "set" / f"{TINY}_other.safetensors", TINY, made="otherwise")
+    digest = given(wanted, monkeypatch).digest
+    assert given(tmp_path / "set", monkeypatch, model=TINY, weights_digest=digest).path == wanted
     with pytest.raises(UserError, match=r"no weights of test_convnext; there are those of: test_r"):
         given(tmp_path / "set", monkeypatch, model="test_convnext")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kagglekit import cli, folds, problem
+from kagglekit import cli, folds, notebook, problem
 from kagglekit.config import Config
 from tests import miniatures
 from tests.conftest import ROOT
@@ -138,6 +139,24 @@ def test_a_choice_is_made_without_the_rows_that_are_scored(monkeypatch):
     for name, part in np.load(learned).items():
         if part.dtype.kind == "f":
             assert np.allclose(part, np.load(other)[name], atol=1e-3)
+
+
+def test_a_notebook_brings_the_weights_along(tmp_path, monkeypatch, capsys):
+    miniatures.glasses(Path("data/glasses"))
+    said = {"architecture": "test_resnet", "input_size": "3, 32, 32"}
+    tiny = miniatures.weights(tmp_path / "tiny.safetensors", **said)
+    knobs = ["windows=eyes", "layers=block1", "inner_folds=2", "folds=2"]
+    assert cli.main(["train", "glasses", "probe", *knobs, "--weights", str(tiny), "--json"]) == 0
+    trained = json.loads(capsys.readouterr().out)
+    made = Path(notebook.write("glasses", trained["run"], "me")["folder"])
+    tiny.unlink()
+    with zipfile.ZipFile(made / "dataset" / notebook.PACK) as pack:
+        pack.extractall("elsewhere")
+    for name in ("RUNS", "WEIGHTS"):
+        monkeypatch.setenv(f"KAGGLEKIT_{name}", f"elsewhere/{name.lower()}")
+    typed = ["predict", "glasses", trained["run"], "--data", "data/glasses", "--out", "again.csv"]
+    assert cli.main(typed) == 0
+    assert Path("again.csv").read_bytes() == Path(trained["submission"]).read_bytes()
 
 
 @pytest.mark.skipif(not HERE, reason="the real pictures and weights are not here")
