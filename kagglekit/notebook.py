@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import credentials, files, folders, problem, submitting, wheel
+from . import backbones, credentials, files, folders, problem, submitting, wheel
 from . import run as runs
 from .answering import Fitted
+from .backbones import BackboneConfig
 from .errors import UserError
+from .finetune import FinetuneConfig
 from .progress import figure
 from .run import Run
 
@@ -110,7 +112,7 @@ def _slug(name: str, run: str) -> str:
 
 def _write_dataset(folder: Path, name: str, fitted: Fitted, names: _Names) -> None:
     wheel.write(folder)
-    contents = {**dict(_code(name)), **dict(_runs(fitted))}
+    contents = {**dict(_code(name)), **dict(_runs(fitted)), **dict(_weights(fitted))}
     wheel.pack(folder / PACK, contents)
     files.write_json(
         folder / "dataset-metadata.json",
@@ -140,6 +142,19 @@ def _runs(fitted: Fitted) -> Iterator[tuple[str, Path]]:
             yield f"runs/{path.relative_to(run.folder.parents[1]).as_posix()}", path
     for needed in sorted(set(fitted.manifest.get("needs", {}).values())):
         yield from _runs(Fitted(fitted.competition, Run(run.folder.parent / needed)))
+
+
+def _weights(fitted: Fitted) -> Iterator[tuple[str, Path]]:
+    """The pretrained weights that predictors need beside what was learned."""
+    config = fitted.config
+    # a network that was trained on from them has weights of its own
+    if isinstance(config, BackboneConfig) and not isinstance(config, FinetuneConfig):
+        found = backbones.find(config)
+        beside = found.path.with_name("config.json")
+        for path in [found.path, beside] if beside.is_file() else [found.path]:
+            yield f"weights/{found.digest[:8]}/{found.model}/{path.name}", path
+    for needed in sorted(set(fitted.manifest.get("needs", {}).values())):
+        yield from _weights(Fitted(fitted.competition, Run(fitted.run.folder.parent / needed)))
 
 
 # --- the notebook -------------------------------------------------------------------------------

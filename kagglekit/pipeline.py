@@ -10,16 +10,30 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from . import (
+    backbones,
+    board,
+    devices,
+    faults,
+    files,
+    folders,
+    leaderboard,
+    locks,
+    problem,
+    scoring,
+    stamps,
+)
 from . import competition as competitions
 from . import config as configs
-from . import devices, faults, files, folders, leaderboard, locks, problem, scoring, stamps
 from . import folds as fold_rules
 from . import run as runs
 from .answering import Fitted
+from .backbones import BackboneConfig
+from .competition import Competition
 from .config import Config
 from .data import Data, Split
 from .errors import DivergedError, UserError
@@ -27,7 +41,7 @@ from .folds import Fold
 from .gather import gather
 from .problem import Problem
 from .progress import Progress, listening
-from .recipe import Member, Recipe
+from .recipe import Member, Predictor, Recipe
 from .run import Answers, Key, Run
 from .stages import stage
 from .stamps import Stamp
@@ -51,7 +65,25 @@ class Request:
     fresh: bool = False
     force_resume: bool = False  # go on although source or versions differ
     slug: str | None = None
+    weights: Path | None = None  # as typed; recipes find them by $KAGGLEKIT_WEIGHTS
     command: str = ""
+
+
+class Part(Protocol):
+    """What a recipe builds on: another recipe's job, or a finished run as it stands."""
+
+    @property
+    def run(self) -> Run:
+        """Its run."""
+        ...
+
+    def oof_on(self, rows: np.ndarray) -> np.ndarray:
+        """Its OOF answers on training rows; UserError where one has none."""
+        ...
+
+    def predictor(self, key: Key) -> Predictor:
+        """What its member of that fold and seed answers."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +97,7 @@ class Job:
     folds: list[Fold]
     run: Run
     stamp: Stamp
-    needed: Mapping[str, Job]
+    needed: Mapping[str, Part]
 
     @property
     def recipe(self) -> Recipe:
@@ -115,6 +147,21 @@ class Job:
         used = [rows for fold in self.folds for rows in fold]
         return np.unique(np.concatenate(used)), np.zeros(0, np.int64)
 
+    def oof_on(self, rows: np.ndarray) -> np.ndarray:
+        """The OOF answers of the finished run on `rows`."""
+        oof = _out_of_fold(self)
+        missing = int((~oof.covered[rows]).sum())
+        if missing:
+            raise UserError(
+                f"{self.recipe_name} has no OOF answer for {missing} training rows: a recipe that "
+                "builds on it needs folds that cover every row"
+            )
+        return oof.answers[rows]
+
+    def predictor(self, key: Key) -> Predictor:
+        """What a member of the finished run answers."""
+        return Fitted(self.problem.competition, self.run).predictor(key)
+
     @property
     def csv(self) -> Path:
         """Where the submission goes."""
@@ -129,7 +176,7 @@ def train(request: Request, progress: Progress) -> dict[str, Any]:
     """
     with visiting(request.command), _caches(request.fresh), progress, listening(progress):
         job = prepare(request, progress)
-        trained = _finish(job, progress, set())
+        trained = complete(job, progress)
     return {**summary(job), "trained": trained}
 
 
@@ -159,22 +206,52 @@ def _caches(fresh: bool) -> Iterator[None]:
                 os.environ["KAGGLEKIT_CACHE"] = usual
 
 
+def complete(job: Job, progress: Progress) -> bool:
+    """Do what is left of a run, and of those it needs; whether anything was."""
+    return _finish(job, progress, set())
+
+
 # --- prepare ------------------------------------------------------------------------------------
 
 
 def prepare(request: Request, progress: Progress) -> Job:
     """Read the data, choose the recipe, resolve its knobs, fold; nothing is written yet."""
     competition = problem.find(request.name, request.slug)
-    name = request.recipe or competitions.default_recipe(competition, devices.has_gpu())
+    name = request.recipe or _default_recipe(competition, request, progress)
     # knobs are read before data: a typing error should not cost a minute
     recipe = competitions.recipe(competition, request.name, name)
     configs.override(recipe.config, request.assignments)
+    if request.weights is not None and not competitions.reads_weights(competition, name):
+        raise UserError(f"--weights: {name} of {request.name} starts from no pretrained weights")
     with stage("load"):
         read = problem.read(request.name, competition, request.data, progress)
-    first = next(iter(competition.recipes))
-    if request.recipe is None and name != first:
-        progress.say(f"no GPU here: taking {name} ({first} is the default where there is one)")
     return _job(read, name, request)
+
+
+def _default_recipe(competition: Competition, request: Request, progress: Progress) -> str:
+    """The recipe where none is typed; says so where it is not the competition's first.
+
+    Practice data are to be tried by anyone, so there a start from pretrained weights gives way
+    where none are here. On real data that would be a silent loss: there it is an error.
+    """
+    first = next(iter(competition.recipes))
+    name = competitions.default_recipe(competition, devices.has_gpu())
+    if name != first:
+        progress.say(f"no GPU here: taking {name} ({first} is the default where there is one)")
+    if not competitions.reads_weights(competition, name):
+        return name
+    source = folders.find_data(request.name, request.data)
+    if source is not None and source.kind != "practice":
+        return name
+    config = competition.recipes[name].config
+    without = [n for n in competition.recipes if not competitions.reads_weights(competition, n)]
+    if not without or not isinstance(config, BackboneConfig) or backbones.available(config):
+        return name
+    progress.say(
+        f"no pretrained weights here: taking {without[0]} ({name} is the default where there are "
+        "some: name a file of weights with --weights)"
+    )
+    return without[0]
 
 
 def _job(problem: Problem, recipe_name: str, request: Request) -> Job:
@@ -254,7 +331,7 @@ def _finish(job: Job, progress: Progress, done: set[str]) -> bool:
     `done` are the runs that this command has been through, which several recipes may need.
     """
     for name, other in job.needed.items():
-        if other.run.name not in done:
+        if isinstance(other, Job) and other.run.name not in done:
             progress.say(f"{job.recipe_name} needs {name}")
             _finish(other, progress, done)
     done.add(job.run.name)
@@ -277,6 +354,8 @@ def _train(job: Job, progress: Progress) -> bool:
     else:
         progress.say(f"{job.run.name} is trained already; --fresh trains it again")
     _record(job)
+    if left:
+        board.refresh(folders.runs(), folders.submissions())
     return left
 
 
@@ -461,30 +540,18 @@ def _member(job: Job, key: Key, progress: Progress) -> Member:
     train_rows, valid_rows = job.rows(key)
     folder = job.run.member(key)
     folder.mkdir(parents=True, exist_ok=True)
-    competition, manifest = job.problem.competition, job.run.manifest()
+    manifest = job.run.manifest()
     return Member(
         train=job.data.split(train_rows, "train"),
         valid=job.data.split(valid_rows, "valid"),
         seed=key.seed,
         folder=folder,
         name=key.name,
-        before={n: Fitted(competition, o.run).predictor(key) for n, o in job.needed.items()},
-        oof={name: _oof_on(other, train_rows) for name, other in job.needed.items()},
+        before={name: other.predictor(key) for name, other in job.needed.items()},
+        oof={name: other.oof_on(train_rows) for name, other in job.needed.items()},
         record=_Recorder(job, key, valid_rows, progress),
         stamp=replace(job.stamp, forced=job.stamp.forced or bool(manifest.get("forced"))),
     )
-
-
-def _oof_on(job: Job, rows: np.ndarray) -> np.ndarray:
-    """The OOF answers of a finished run on `rows`."""
-    oof = _out_of_fold(job)
-    missing = int((~oof.covered[rows]).sum())
-    if missing:
-        raise UserError(
-            f"{job.recipe_name} has no OOF answer for {missing} training rows: a recipe that "
-            "builds on it needs folds that cover every row"
-        )
-    return oof.answers[rows]
 
 
 class _Recorder:
@@ -635,6 +702,7 @@ def _scores(job: Job, members: Mapping[Key, Answers]) -> dict[str, Any]:
             }
             for key, answers in scored.items()
         ],
+        "repeats": scoring.score_seeds(competition, data, scored),
         "views": scoring.score_views(competition, data, scored, mean),
     }
 

@@ -43,8 +43,10 @@ for name, trained in VERSIONS.items():
     if here != trained:
         print(f"{name} {here} here, {trained} in training: answers may differ by rounding")
 # %%
-folders = {"RUNS": "runs", "COMPETITIONS": "competitions", "CACHE": "cache"}
+folders = {"RUNS": "runs", "COMPETITIONS": "competitions", "CACHE": "cache", "WEIGHTS": "weights"}
 environment = {f"KAGGLEKIT_{name}": str(home / folder) for name, folder in folders.items()}
+if not (home / "weights").exists():  # of pretrained models that the run looks through
+    environment.pop("KAGGLEKIT_WEIGHTS")
 predict = [sys.executable, "-m", "kagglekit", "predict", COMPETITION, RUN]
 subprocess.run(
     [*predict, "--data", str(data), "--out", "submission.csv"],
