@@ -589,19 +589,26 @@ class Backbone:
     def cached_features(
         self, images: np.ndarray, layers: Sequence[str] = (POOLED,)
     ) -> dict[str, np.ndarray]:
-        """As `features`, computed once for a content of images, weights, transform and layers.
+        """As `features`, each layer computed once for a content of images, weights and transform.
 
         They are kept in the cache; of several processes one computes and the others wait.
         """
-        digest = blake2b(f"{images.shape}{self.fingerprint}{layers}".encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(images).data)
-        names = {layer: f"layer{number}" for number, layer in enumerate(layers)}
+        content = blake2b(f"{images.shape}{self.fingerprint}".encode(), digest_size=16)
+        content.update(np.ascontiguousarray(images).data)
+        computed: dict[str, np.ndarray] = {}
 
-        def build() -> dict[str, np.ndarray]:
-            return {names[layer]: part for layer, part in self.features(images, layers).items()}
+        def build(layer: str) -> dict[str, np.ndarray]:
+            if not computed:  # one pass gives all layers
+                computed.update(self.features(images, layers))
+            return {"features": computed[layer]}
 
-        saved = files.cached_arrays(folders.cache(), f"features-{digest.hexdigest()}", build)
-        return {layer: saved[name] for layer, name in names.items()}
+        def cached(layer: str) -> np.ndarray:
+            digest = content.copy()
+            digest.update(layer.encode())
+            key = f"features-{digest.hexdigest()}"
+            return files.cached_arrays(folders.cache(), key, lambda: build(layer))["features"]
+
+        return {layer: cached(layer) for layer in layers}
 
     def _forward(
         self, part: np.ndarray, blocks: Sequence[int], deepest: bool

@@ -176,6 +176,7 @@ def test_features_are_computed_once_for_a_content(tmp_path, monkeypatch):
     monkeypatch.setattr(again.pretrained.__class__, "load", None)  # would fail if it were asked
     warm = again.cached_features(images.copy(), ["pooled", "block1"])
     assert all(np.array_equal(computed[layer], warm[layer]) for layer in computed)
+    assert np.array_equal(again.cached_features(images, ["block1"])["block1"], computed["block1"])
     larger = backbones.Backbone(given(path, monkeypatch, image_size=64))
     assert larger.fingerprint != again.fingerprint
 
