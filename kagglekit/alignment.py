@@ -1,0 +1,272 @@
+"""Finds pictures that are copies of others: recompressed, brightened, cropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from . import devices, neighbours
+from .neighbours import Pairs
+
+SAME = 0.12  # largest distance of copies: a correlation of 0.993 after alignment
+CHANCE = 0.05  # largest number of pictures that chance may bring so near
+
+_SIDE = 32  # pixels that pictures are compared at
+_COARSE = 16  # pixels that candidates are looked for at
+_COMPONENTS = 48
+_CANDIDATES = 8  # of each picture, to be aligned
+_STEPS = 6
+_BATCH = 4096
+_ROWS = 1000  # whose similarities to all are held at once
+_FLAT = 1.0  # grey levels of standard deviation; a picture with less shows nothing
+_SCALES = (0.95, 0.89, 0.82)  # share of a side that a crop may have left
+_LARGEST_STEP = 0.1
+
+
+def luminance(pictures: np.ndarray) -> Tensor:
+    """uint8 (n, channels, h, w) as floats (n, 1, side, side) at most, a little blurred.
+
+    What recompression changes is mostly fine detail, which is gone then.
+    """
+    parts = []
+    for first in range(0, len(pictures), _BATCH):
+        grey = torch.from_numpy(pictures[first : first + _BATCH]).float().mean(1, keepdim=True)
+        if max(grey.shape[2:]) > _SIDE:
+            grey = functional.interpolate(
+                grey, (_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False
+            )
+        parts.append(_blurred(grey))
+    return torch.cat(parts)
+
+
+def copies(grey: Tensor) -> Pairs:
+    """Pairs of `luminance` pictures that are one picture, but for compression, tone and crop.
+
+    Candidates are the nearest pictures to small versions of each and of its crops. Each is aligned
+    (scale and shift along both axes) and its tone curve fitted; the distance is what then remains,
+    as the chord between normalised pictures. A pair counts where that is small, and smaller than
+    the density of pictures around both lets expect (`neighbours.Crowd`), so that classes of
+    pictures that look alike are not taken for copies.
+    """
+    kept = torch.nonzero(grey.flatten(1).std(1) >= _FLAT)[:, 0]
+    nothing = neighbours.close_pairs(grey[:0].flatten(1), 0.0)
+    if len(kept) < neighbours.FEWEST:
+        return nothing
+    device = devices.device()
+    shown = grey[kept].to(device)
+    searched = _candidates(shown)
+    distance = _aligned(shown, searched).cpu().numpy()
+    left, right = searched.left.cpu().numpy(), searched.right.cpu().numpy()
+    around = neighbours.crowd(_neighbourhood(shown, searched.near))
+    expected = np.maximum(around.expected(left, distance), around.expected(right, distance))
+    chosen = (distance < SAME) & (expected < CHANCE)
+    rows = kept.numpy()
+    return neighbours.pairs(
+        rows[left[chosen]], rows[right[chosen]], distance[chosen], expected[chosen]
+    )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Candidate pairs, where a crop of `left` may be `right`, and each picture's neighbours."""
+
+    left: Tensor  # (pairs,)
+    right: Tensor
+    window: Tensor  # (pairs, 4): the part of `left`, see `_windows`
+    near: Tensor  # (rows, ranks) positions
+
+
+def _windows() -> list[tuple[float, float, float]]:
+    """(share of the side, shift down, shift right) of the whole and of its crops.
+
+    Shifts are in halves of a side, so that ±(1 - share) is where the crop touches the edge.
+    """
+    found = [(1.0, 0.0, 0.0), (_SCALES[0], 0.0, 0.0)]
+    for scale in _SCALES[1:]:
+        reach = 0.8 * (1 - scale)
+        found += [(scale, y, x) for y in (-reach, 0.0, reach) for x in (-reach, 0.0, reach)]
+    return found
+
+
+def _candidates(grey: Tensor) -> _Search:
+    windows = _windows()
+    blurred = _blurred(grey) if min(grey.shape[2:]) >= 24 else grey
+    whole = _seen(blurred, windows[0])
+    axes = torch.linalg.svd(whole[:: max(1, len(whole) // 4000)], full_matrices=False)[2]
+    axes = axes[:_COMPONENTS].T
+    points = functional.normalize(whole @ axes, dim=1)
+    ranks = neighbours.ranks(len(grey))
+    near = neighbours.nearest(points, ranks)[1]
+    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    rows = torch.arange(len(grey), device=grey.device)
+    for rank in range(min(3, ranks)):
+        others = near[:, rank]
+        similarity = (points * points[others]).sum(1)
+        found.append((rows, others, torch.zeros_like(rows), similarity))
+    for number, window in list(enumerate(windows))[1:]:
+        asked = functional.normalize(_seen(blurred, window) @ axes, dim=1)
+        similarity, others = _most_similar(asked, points)
+        found.append((rows, others, torch.full_like(rows, number), similarity))
+    left, right, view, similarity = (torch.cat(parts) for parts in zip(*found, strict=True))
+    best = _best_of_each_pair(left, right, similarity)
+    left, right, view = left[best], right[best], view[best]
+    places = torch.tensor(windows, device=grey.device)[view]
+    return _Search(left, right, places[:, [0, 0, 1, 2]], near)
+
+
+def _most_similar(asked: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of `asked`, the largest product with another row of `points`, and which."""
+    values, places = [], []
+    for first in range(0, len(asked), _ROWS):
+        products = asked[first : first + _ROWS] @ points.T
+        own = torch.arange(len(products), device=asked.device)
+        products[own, own + first] = -2.0
+        best = products.max(1)
+        values.append(best.values)
+        places.append(best.indices)
+    return torch.cat(values), torch.cat(places)
+
+
+def _best_of_each_pair(left: Tensor, right: Tensor, similarity: Tensor) -> Tensor:
+    """Positions of the most similar view of each pair, for the best few of each left."""
+    a, b, s = left.cpu().numpy(), right.cpu().numpy(), similarity.cpu().numpy()
+    order = np.lexsort((-s, b, a))
+    first = np.ones(len(order), bool)
+    first[1:] = (np.diff(a[order]) != 0) | (np.diff(b[order]) != 0)
+    order = order[first]
+    order = order[np.lexsort((-s[order], a[order]))]
+    rank = np.arange(len(order)) - np.searchsorted(a[order], a[order])
+    return torch.from_numpy(order[rank < _CANDIDATES]).to(left.device)
+
+
+def _neighbourhood(grey: Tensor, near: Tensor) -> np.ndarray:
+    """Sorted distances of each picture to its neighbours as they are, (rows, ranks)."""
+    flat = _normalised(grey.flatten(1))
+    found = neighbours.distances(flat, torch.arange(len(flat)), near)
+    return found.sort(1).values.cpu().numpy()
+
+
+# --- alignment ----------------------------------------------------------------------------------
+
+
+def _aligned(grey: Tensor, searched: _Search) -> Tensor:
+    """The distance of each pair after alignment, (pairs,)."""
+    parts = []
+    for first in range(0, len(searched.left), _BATCH):
+        part = slice(first, first + _BATCH)
+        pair = grey[searched.left[part]], grey[searched.right[part]]
+        parts.append(_align(*pair, searched.window[part]))
+    return torch.cat(parts)
+
+
+def _align(whole: Tensor, crop: Tensor, window: Tensor) -> Tensor:
+    """Distance of `crop` to the part of `whole` that is most like it, (n,).
+
+    Gauss-Newton steps on the window's scales and shifts, with brightness and contrast solved along
+    (Baker and Matthews 2004, "Lucas-Kanade 20 years on", for many pairs at once).
+    """
+    target = crop.flatten(1)
+    layers = torch.cat([whole, *_slopes(whole)], 1)
+    best = torch.full((len(whole),), torch.inf, device=whole.device)
+    found = window
+    for _ in range(_STEPS):
+        pixels, jacobian = _sampled(layers, window)
+        away = (_normalised(pixels) - _normalised(target)).norm(dim=1)
+        found = torch.where((away < best)[:, None], window, found)
+        best = torch.minimum(best, away)
+        window = _stepped(window, jacobian, target)
+    return _tone_free(_sampled(layers, found)[0], target)
+
+
+def _sampled(layers: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels (n, p) of a part, and how they and the tone change them, (n, p, 6)."""
+    height, width = layers.shape[2:]
+    down, right = (_places(length, layers.device) for length in (height, width))
+    y = window[:, 0, None] * down + window[:, 2, None]
+    x = window[:, 1, None] * right + window[:, 3, None]
+    shape = (len(window), height, width)
+    grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], -1)
+    seen = functional.grid_sample(layers, grid, padding_mode="border", align_corners=False)
+    pixels, by_y, by_x = seen.unbind(1)
+    parts = [by_y * down[:, None], by_x * right, by_y, by_x, pixels, torch.ones_like(pixels)]
+    return pixels.flatten(1), torch.stack([part.flatten(1) for part in parts], -1)
+
+
+def _stepped(window: Tensor, jacobian: Tensor, target: Tensor) -> Tensor:
+    """The next window; contrast and brightness are unknowns of the same least squares."""
+    across = jacobian.transpose(1, 2)
+    normal = across @ jacobian
+    damping = 1e-3 * normal.diagonal(dim1=1, dim2=2) + 1e-6
+    solved = torch.linalg.solve(normal + torch.diag_embed(damping), across @ target[..., None])
+    contrast = solved[:, 4]
+    contrast = torch.where(contrast.abs() < 0.2, 0.2, contrast)
+    step = (solved[:, :4, 0] / contrast).clamp(-_LARGEST_STEP, _LARGEST_STEP)
+    scales = (window[:, :2] + step[:, :2]).clamp(0.6, 1.1)
+    room = (1 - scales).abs() + 0.05
+    shifts = torch.maximum(torch.minimum(window[:, 2:] + step[:, 2:], room), -room)
+    return torch.cat([scales, shifts], 1)
+
+
+def _tone_free(pixels: Tensor, target: Tensor) -> Tensor:
+    """Chord between normalised pictures, after the best quadratic tone curve for `pixels`.
+
+    A second power follows what clipping and gamma do to a brightened picture.
+    """
+    line = _normalised(pixels)
+    bend = line * line
+    for _ in range(2):  # once leaves what rounding leaves
+        bend = _normalised(bend - (bend * line).sum(1, keepdim=True) * line)
+    wanted = _normalised(target)
+    along, beside = (line * wanted).sum(1), (bend * wanted).sum(1)
+    cosine = (along * along + beside * beside).clamp(0, 1).sqrt()
+    away = (2 - 2 * cosine).sqrt()
+    return torch.where(along > 0, away, 2.0)  # a negative is another picture
+
+
+def _seen(grey: Tensor, window: tuple[float, float, float]) -> Tensor:
+    """A part of each picture at few pixels, normalised, (n, pixels)."""
+    scale, down, right = window
+    places = _places(_COARSE, grey.device)
+    y, x = torch.meshgrid(scale * places + down, scale * places + right, indexing="ij")
+    grid = torch.stack([x, y], -1)[None]
+    return torch.cat([_normalised(part) for part in _sampled_parts(grey, grid)])
+
+
+def _sampled_parts(grey: Tensor, grid: Tensor) -> Iterator[Tensor]:
+    for first in range(0, len(grey), _BATCH):
+        part = grey[first : first + _BATCH]
+        whole_grid = grid.expand(len(part), -1, -1, -1)
+        seen = functional.grid_sample(
+            part, whole_grid, padding_mode="border", align_corners=False
+        )
+        yield seen.flatten(1)
+
+
+def _places(count: int, device: torch.device) -> Tensor:
+    """Centres of `count` pixels between -1 and 1."""
+    return (torch.arange(count, device=device) * 2 + 1) / count - 1
+
+
+def _slopes(grey: Tensor) -> tuple[Tensor, Tensor]:
+    """How brightness changes down and to the right, for coordinates of -1…1."""
+    height, width = grey.shape[2:]
+    down, right = torch.zeros_like(grey), torch.zeros_like(grey)
+    down[:, :, 1:-1] = (grey[:, :, 2:] - grey[:, :, :-2]) * (height / 4)
+    right[..., 1:-1] = (grey[..., 2:] - grey[..., :-2]) * (width / 4)
+    return down, right
+
+
+def _blurred(grey: Tensor) -> Tensor:
+    kernel = torch.tensor([0.25, 0.5, 0.25], device=grey.device)
+    padded = functional.pad(grey, (1, 1, 1, 1), mode="replicate")
+    return functional.conv2d(padded, torch.outer(kernel, kernel)[None, None])
+
+
+def _normalised(values: Tensor) -> Tensor:
+    """Rows with mean zero and length one."""
+    return functional.normalize(values - values.mean(1, keepdim=True), dim=1, eps=1e-6)
