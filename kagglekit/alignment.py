@@ -44,6 +44,11 @@ def luminance(pictures: np.ndarray) -> Tensor:
     return torch.cat(parts)
 
 
+def thumbnails(pictures: np.ndarray) -> np.ndarray:
+    """uint8 (n, channels, h, w) as 16 × 16 normalised grey pixels, float32 (n, 256)."""
+    return _seen(_soft(luminance(pictures)), _windows()[0]).numpy()
+
+
 def copies(grey: Tensor) -> Pairs:
     """Pairs of `luminance` pictures that are one picture, but for compression, tone and crop.
 
@@ -95,7 +100,7 @@ def _windows() -> list[tuple[float, float, float]]:
 
 def _candidates(grey: Tensor) -> _Search:
     windows = _windows()
-    blurred = _blurred(grey) if min(grey.shape[2:]) >= 24 else grey
+    blurred = _soft(grey)
     whole = _seen(blurred, windows[0])
     axes = torch.linalg.svd(whole[:: max(1, len(whole) // 4000)], full_matrices=False)[2]
     axes = axes[:_COMPONENTS].T
@@ -259,6 +264,11 @@ def _slopes(grey: Tensor) -> tuple[Tensor, Tensor]:
     down[:, :, 1:-1] = (grey[:, :, 2:] - grey[:, :, :-2]) * (height / 4)
     right[..., 1:-1] = (grey[..., 2:] - grey[..., :-2]) * (width / 4)
     return down, right
+
+
+def _soft(grey: Tensor) -> Tensor:
+    """Blurred once more where that leaves something, as few pixels are to be sampled of it."""
+    return _blurred(grey) if min(grey.shape[2:]) >= 24 else grey
 
 
 def _blurred(grey: Tensor) -> Tensor:

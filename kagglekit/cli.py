@@ -207,6 +207,10 @@ def _parser() -> argparse.ArgumentParser:
     answers.add_argument("--data", required=True, type=Path, metavar="DIR", help="the test set")
     answers.add_argument("--out", type=Path, metavar="FILE", help="the CSV to write")
     _add_weights(answers)
+    leaks = verb("leaks", _leaks, "copies, groups and shortcuts that make a CV score too good")
+    leaks.add_argument("name", help="the competition")
+    leaks.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
+    _add_weights(leaks)
     board = verb("leaderboard", _leaderboard, "runs with their scores, best first")
     board.add_argument("name", nargs="?", help="one competition only")
     board.add_argument("--rebuild", action="store_true", help="read all run folders again")
@@ -386,6 +390,14 @@ def _predict(options: argparse.Namespace) -> _Outcome:
     with pipeline.visiting(options.command), _progress() as progress:
         result = pipeline.predict(options.name, options.which, options.data, options.out, progress)
     return _Outcome(result, "prediction")
+
+
+def _leaks(options: argparse.Namespace) -> _Outcome:
+    from . import leaks, pipeline
+
+    request = leaks.Request(options.name, options.data, options.weights)
+    with pipeline.visiting(options.command), _progress() as progress:
+        return _Outcome(leaks.examine(request, progress), "leaks")
 
 
 def _download(options: argparse.Namespace) -> _Outcome:
