@@ -20,9 +20,9 @@ _SIDE = 32  # pixels that pictures are compared at
 _COARSE = 16  # pixels that candidates are looked for at
 _COMPONENTS = 48
 _CANDIDATES = 8  # of each picture, to be aligned
-_STEPS = 6
+_STEPS = (2, 4)  # of all candidates, and of those that come near by them
+_HOPELESS = 0.4  # a distance from which no more steps lead to a copy
 _BATCH = 4096
-_ROWS = 1000  # whose similarities to all are held at once
 _FLAT = 1.0  # grey levels of standard deviation; a picture with less shows nothing
 _SCALES = (0.95, 0.89, 0.82)  # share of a side that a crop may have left
 _LARGEST_STEP = 0.1
@@ -106,45 +106,32 @@ def _candidates(grey: Tensor) -> _Search:
     axes = axes[:_COMPONENTS].T
     points = functional.normalize(whole @ axes, dim=1)
     ranks = neighbours.ranks(len(grey))
-    near = neighbours.nearest(points, ranks)[1]
+    cells = neighbours.index(points)
+    near = cells.search(points, ranks)[1]
     found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     rows = torch.arange(len(grey), device=grey.device)
     for rank in range(min(3, ranks)):
-        others = near[:, rank]
-        similarity = (points * points[others]).sum(1)
-        found.append((rows, others, torch.zeros_like(rows), similarity))
+        away = (points - points[near[:, rank]]).square().sum(1)
+        found.append((rows, near[:, rank], torch.zeros_like(rows), away))
     for number, window in list(enumerate(windows))[1:]:
         asked = functional.normalize(_seen(blurred, window) @ axes, dim=1)
-        similarity, others = _most_similar(asked, points)
-        found.append((rows, others, torch.full_like(rows, number), similarity))
-    left, right, view, similarity = (torch.cat(parts) for parts in zip(*found, strict=True))
-    best = _best_of_each_pair(left, right, similarity)
+        away, others = cells.search(asked, 1)
+        found.append((rows, others[:, 0], torch.full_like(rows, number), away[:, 0]))
+    left, right, view, away = (torch.cat(parts) for parts in zip(*found, strict=True))
+    best = _best_of_each_pair(left, right, away)
     left, right, view = left[best], right[best], view[best]
     places = torch.tensor(windows, device=grey.device)[view]
     return _Search(left, right, places[:, [0, 0, 1, 2]], near)
 
 
-def _most_similar(asked: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of `asked`, the largest product with another row of `points`, and which."""
-    values, places = [], []
-    for first in range(0, len(asked), _ROWS):
-        products = asked[first : first + _ROWS] @ points.T
-        own = torch.arange(len(products), device=asked.device)
-        products[own, own + first] = -2.0
-        best = products.max(1)
-        values.append(best.values)
-        places.append(best.indices)
-    return torch.cat(values), torch.cat(places)
-
-
-def _best_of_each_pair(left: Tensor, right: Tensor, similarity: Tensor) -> Tensor:
-    """Positions of the most similar view of each pair, for the best few of each left."""
-    a, b, s = left.cpu().numpy(), right.cpu().numpy(), similarity.cpu().numpy()
-    order = np.lexsort((-s, b, a))
+def _best_of_each_pair(left: Tensor, right: Tensor, away: Tensor) -> Tensor:
+    """Positions of the nearest view of each pair, for the best few of each left."""
+    a, b, distance = left.cpu().numpy(), right.cpu().numpy(), away.cpu().numpy()
+    order = np.lexsort((distance, b, a))
     first = np.ones(len(order), bool)
     first[1:] = (np.diff(a[order]) != 0) | (np.diff(b[order]) != 0)
     order = order[first]
-    order = order[np.lexsort((-s[order], a[order]))]
+    order = order[np.lexsort((distance[order], a[order]))]
     rank = np.arange(len(order)) - np.searchsorted(a[order], a[order])
     return torch.from_numpy(order[rank < _CANDIDATES]).to(left.device)
 
@@ -160,36 +147,50 @@ def _neighbourhood(grey: Tensor, near: Tensor) -> np.ndarray:
 
 
 def _aligned(grey: Tensor, searched: _Search) -> Tensor:
-    """The distance of each pair after alignment, (pairs,)."""
-    parts = []
-    for first in range(0, len(searched.left), _BATCH):
-        part = slice(first, first + _BATCH)
-        pair = grey[searched.left[part]], grey[searched.right[part]]
-        parts.append(_align(*pair, searched.window[part]))
-    return torch.cat(parts)
+    """The distance of each pair after alignment, (pairs,); 2 where it is not worth the steps."""
+    window = searched.window.clone()
+    away = torch.full((len(window),), 2.0, device=window.device)
+    kept = torch.arange(len(window), device=window.device)
+    for steps in _STEPS:
+        for part in kept.split(_BATCH):
+            pair = grey[searched.left[part]], grey[searched.right[part]]
+            away[part], window[part] = _align(*pair, window[part], steps)
+        kept = kept[away[kept] < _HOPELESS]
+    distance = torch.full_like(away, 2.0)
+    for part in kept.split(_BATCH):
+        whole, crop = grey[searched.left[part]], grey[searched.right[part]].flatten(1)
+        seen = _sampled(whole, window[part])[0]
+        distance[part] = _tone_free(seen.flatten(1), crop)
+    return distance
 
 
-def _align(whole: Tensor, crop: Tensor, window: Tensor) -> Tensor:
-    """Distance of `crop` to the part of `whole` that is most like it, (n,).
+def _align(whole: Tensor, crop: Tensor, window: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Distance (n,) of `crop` to a part of `whole` near `window` that is most like it, and that.
 
     Gauss-Newton steps on the window's scales and shifts, with brightness and contrast solved along
     (Baker and Matthews 2004, "Lucas-Kanade 20 years on", for many pairs at once).
     """
     target = crop.flatten(1)
-    layers = torch.cat([whole, *_slopes(whole)], 1)
+    layers, wanted = _layers(whole), _normalised(target)
     best = torch.full((len(whole),), torch.inf, device=whole.device)
     found = window
-    for _ in range(_STEPS):
-        pixels, jacobian = _sampled(layers, window)
-        away = (_normalised(pixels) - _normalised(target)).norm(dim=1)
+    for step in range(steps + 1):
+        seen, places = _sampled(layers, window)
+        away = (_normalised(seen[:, 0].flatten(1)) - wanted).norm(dim=1)
         found = torch.where((away < best)[:, None], window, found)
         best = torch.minimum(best, away)
-        window = _stepped(window, jacobian, target)
-    return _tone_free(_sampled(layers, found)[0], target)
+        if step < steps:
+            window = _stepped(window, _jacobian(seen, places), target)
+    return best, found
 
 
-def _sampled(layers: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels (n, p) of a part, and how they and the tone change them, (n, p, 6)."""
+def _layers(whole: Tensor) -> Tensor:
+    """Pictures and their slopes, (n, 3, h, w)."""
+    return torch.cat([whole, *_slopes(whole)], 1)
+
+
+def _sampled(layers: Tensor, window: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The layers of a part, (n, layers, h, w), and the coordinates of its rows and columns."""
     height, width = layers.shape[2:]
     down, right = (_places(length, layers.device) for length in (height, width))
     y = window[:, 0, None] * down + window[:, 2, None]
@@ -197,17 +198,22 @@ def _sampled(layers: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
     shape = (len(window), height, width)
     grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], -1)
     seen = functional.grid_sample(layers, grid, padding_mode="border", align_corners=False)
+    return seen, (down, right)
+
+
+def _jacobian(seen: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
+    """How window and tone change each pixel, (n, 6, pixels)."""
+    down, right = places
     pixels, by_y, by_x = seen.unbind(1)
     parts = [by_y * down[:, None], by_x * right, by_y, by_x, pixels, torch.ones_like(pixels)]
-    return pixels.flatten(1), torch.stack([part.flatten(1) for part in parts], -1)
+    return torch.stack([part.flatten(1) for part in parts], 1)
 
 
 def _stepped(window: Tensor, jacobian: Tensor, target: Tensor) -> Tensor:
     """The next window; contrast and brightness are unknowns of the same least squares."""
-    across = jacobian.transpose(1, 2)
-    normal = across @ jacobian
+    normal = jacobian @ jacobian.transpose(1, 2)
     damping = 1e-3 * normal.diagonal(dim1=1, dim2=2) + 1e-6
-    solved = torch.linalg.solve(normal + torch.diag_embed(damping), across @ target[..., None])
+    solved = torch.linalg.solve(normal + torch.diag_embed(damping), jacobian @ target[..., None])
     contrast = solved[:, 4]
     contrast = torch.where(contrast.abs() < 0.2, 0.2, contrast)
     step = (solved[:, :4, 0] / contrast).clamp(-_LARGEST_STEP, _LARGEST_STEP)
@@ -246,9 +252,7 @@ def _sampled_parts(grey: Tensor, grid: Tensor) -> Iterator[Tensor]:
     for first in range(0, len(grey), _BATCH):
         part = grey[first : first + _BATCH]
         whole_grid = grid.expand(len(part), -1, -1, -1)
-        seen = functional.grid_sample(
-            part, whole_grid, padding_mode="border", align_corners=False
-        )
+        seen = functional.grid_sample(part, whole_grid, padding_mode="border", align_corners=False)
         yield seen.flatten(1)
 
 

@@ -63,12 +63,12 @@ class Duplicates:
     @property
     def copies(self) -> Pairs:
         """`exact` and `near` together."""
-        return _together(self.exact, self.near)
+        return neighbours.together([self.exact, self.near])
 
     @property
     def groups(self) -> np.ndarray:
         """A number for each row, (rows,), shared by rows that any pair joins."""
-        return neighbours.clusters(self.rows, _together(self.copies, self.alike))
+        return neighbours.clusters(self.rows, neighbours.together([self.copies, self.alike]))
 
     def within_train(self, found: Pairs) -> Pairs:
         """Pairs of two training rows."""
@@ -214,12 +214,3 @@ def _firsts(rows: int, exact: Pairs) -> np.ndarray:
 
 def _renumbered(found: Pairs, rows: np.ndarray) -> Pairs:
     return Pairs(rows[found.left], rows[found.right], found.distance, found.expected)
-
-
-def _together(one: Pairs, other: Pairs) -> Pairs:
-    return neighbours.pairs(
-        np.concatenate([one.left, other.left]),
-        np.concatenate([one.right, other.right]),
-        np.concatenate([one.distance, other.distance]),
-        np.concatenate([one.expected, other.expected]),
-    )

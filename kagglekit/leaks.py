@@ -1,10 +1,11 @@
-"""What makes a CV score too good: copies, sources that straddle folds, shortcuts, another test set."""
+"""What makes a CV score too good: copies, sources that straddle folds, shortcuts."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,17 +21,19 @@ from .errors import UserError
 from .folds import Fold
 from .neighbours import Pairs
 from .problem import Problem
-from .progress import Progress, figure
-from .shortcuts import Known, Score
+from .progress import Progress
+from .shortcuts import Gap, Known, Score
 from .tables import formulas
 
 Level = Literal["fine", "note", "leak"]
 
 _SHOWN = 24  # pairs on the sheet
 _LISTED = 10_000  # pairs in the CSV
-_CONDENSED = 64  # numbers a row that a linear learner reads
+_COMPONENTS = 32  # numbers a row that trees read
+_CONDENSED = 256  # that a linear learner reads
 _BY_ACCIDENT = 0.02  # of the way from chance to perfection; less is not worth a word
 _BLATANT = 0.3  # from here on a shortcut is called a leak
+_SUGGESTED = "suggested groups"
 _SORTED = 0.999  # rank correlation of a column with the order
 
 
@@ -60,7 +63,10 @@ class _Report:
     problem: Problem
     seen: Looks
     found: Duplicates
+    known: dict[str, np.ndarray]  # columns that name groups of training rows
     folder: Path
+    drawn: list[Fold] = field(default_factory=list)
+    parted: set[str] = field(default_factory=set)  # groups that its folds do not keep together
     findings: list[Finding] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
 
@@ -71,6 +77,14 @@ class _Report:
     @property
     def train(self) -> int:
         return len(self.data.train)
+
+    @cached_property
+    def sources(self) -> np.ndarray:
+        """A number for each row, (rows,), shared by rows of one group, known or suggested."""
+        tests = np.arange(len(self.data.test))
+        known = [np.concatenate([c, c.max() + 1 + tests]) for c in self.known.values()]
+        links = [_linked(codes) for codes in (self.found.groups, *known)]
+        return neighbours.clusters(self.found.rows, neighbours.together(links))
 
     def say(self, topic: str, level: Level, sentence: str, advice: str = "") -> None:
         self.findings.append(Finding(topic, level, sentence, advice))
@@ -93,16 +107,16 @@ def examine(request: Request, progress: Progress) -> dict[str, Any]:
         raise UserError(f"--weights: the rows of {request.name} are no pictures: leave it out")
     progress.say(f"comparing {len(seen.features):,} rows by {seen.basis}")
     report = _Report(
-        read, seen, duplicates.find(seen), folders.runs() / request.name / "leaks"
-    )
-    drawn = _drawn_folds(report)
-    _copies(report, drawn)
-    known = _known_groups(report.data)
-    _groups(report, known, drawn)
+        read, seen, duplicates.find(seen), _known_groups(read.data),
+        folders.runs() / request.name / "leaks",
+    )  # fmt: skip
+    report.drawn = _drawn_folds(report)
+    _copies(report)
+    _groups(report)
     progress.say("trying to tell train from test, and the target from names, sizes and order")
     _origin(report)
     _shortcuts(report)
-    _with_and_without(report, known)
+    _with_and_without(report)
     _write(report)
     result = _result(report, time.monotonic() - began)
     files.write_json(report.folder / "leaks.json", result)
@@ -131,21 +145,23 @@ def _count(number: int, noun: str) -> str:
 # --- copies -------------------------------------------------------------------------------------
 
 
-def _copies(report: _Report, drawn: list[Fold]) -> None:
+def _copies(report: _Report) -> None:
     found, copies = report.found, report.found.copies
     inside, across = found.within_train(copies), found.across(copies)
     differing = _differing(report.data, inside)
     report.figures["copies"] = {
         "train": _figures(found.within_train(found.exact), found.within_train(found.near)),
         "train_and_test": _figures(found.across(found.exact), found.across(found.near)),
-        "rows": int(len(_rows_of(copies))),
+        "rows": len(_rows_of(copies)),
         "other_target": len(differing),
     }
     kind = "pictures" if report.seen.pictures is not None else "rows"
     if not len(inside):
-        report.say("copies", "fine", f"no {kind} among the {report.train:,} for training are copies")
+        report.say(
+            "copies", "fine", f"no {kind} among the {report.train:,} for training are copies"
+        )
     else:
-        _copies_inside(report, inside, drawn, kind)
+        _copies_inside(report, inside, kind)
     if len(differing):
         report.say(
             "copies", "note",
@@ -165,21 +181,18 @@ def _copies(report: _Report, drawn: list[Fold]) -> None:
     )  # fmt: skip
 
 
-def _copies_inside(report: _Report, inside: Pairs, drawn: list[Fold], kind: str) -> None:
+def _copies_inside(report: _Report, inside: Pairs, kind: str) -> None:
     rows = len(_rows_of(inside))
-    told = f"{rows:,} of {report.train:,} training {kind} are copies of one another"
     exact = len(report.found.within_train(report.found.exact))
+    told = f"{rows:,} of {report.train:,} training {kind} are the same as another, or nearly so"
     told += f" ({_count(exact, 'pair')} to the last bit)" if exact else ""
-    apart = _apart(inside, drawn)
-    if drawn and not apart:
+    apart = _apart(inside, report.drawn)
+    if report.drawn and not apart:
         report.say("copies", "fine", f"{told}; the competition's folds keep them together")
-    elif drawn:
-        report.say(
-            "copies", "leak", f"{told}, and its folds put {_count(apart, 'pair')} apart",
-            _use_groups(report),
-        )  # fmt: skip
-    else:
-        report.say("copies", "leak", told, _use_groups(report))
+        return
+    if report.drawn:
+        told += f"; the competition's folds part {_count(apart, 'pair')}"
+    report.say("copies", "leak", told, _use_groups(report))
 
 
 def _use_groups(report: _Report) -> str:
@@ -207,8 +220,10 @@ def _differing(data: Data, inside: Pairs) -> np.ndarray:
     one, other = data.target[inside.left], data.target[inside.right]
     if data.classes:
         return np.flatnonzero(one != other)
+    if not len(one):
+        return np.zeros(0, np.int64)
     away = np.abs(one - other) / np.maximum(data.target.std(0), 1e-300)
-    return np.flatnonzero(away.reshape(len(away), -1).max(1, initial=0.0) > 0.01)
+    return np.flatnonzero(away.reshape(len(away), -1).max(1) > 0.01)
 
 
 # --- groups -------------------------------------------------------------------------------------
@@ -254,7 +269,7 @@ def _known_groups(data: Data) -> dict[str, np.ndarray]:
     return known
 
 
-def _groups(report: _Report, known: dict[str, np.ndarray], drawn: list[Fold]) -> None:
+def _groups(report: _Report) -> None:
     groups = report.found.groups[: report.train]
     sizes = np.bincount(groups)
     several = sizes[sizes > 1]
@@ -262,10 +277,10 @@ def _groups(report: _Report, known: dict[str, np.ndarray], drawn: list[Fold]) ->
         "suggested": len(several),
         "rows": int(several.sum()),
         "largest": int(sizes.max()),
-        "columns": {name: _agreement(groups, codes) for name, codes in known.items()},
+        "columns": {name: _agreement(groups, codes) for name, codes in report.known.items()},
     }
-    for name, codes in known.items():
-        _known_group(report, name, codes, drawn)
+    for name, codes in report.known.items():
+        _known_group(report, name, codes)
     if not len(several):
         report.say("groups", "fine", f"no groups of one source are seen by {report.seen.basis}")
         return
@@ -273,31 +288,35 @@ def _groups(report: _Report, known: dict[str, np.ndarray], drawn: list[Fold]) ->
         f"{_count(len(several), 'group')} of rows that seem to be of one source hold "
         f"{several.sum():,} of {report.train:,} training rows"
     )
-    pairs = neighbours.pairs(*_joined(groups))
-    if drawn and not _apart(pairs, drawn):
+    apart = _apart(_linked(groups), report.drawn)
+    if report.drawn and not apart:
         report.say("groups", "fine", f"{told}; the competition's folds keep them together")
-    elif known:
-        report.say("groups", "note", told, f"see {report.folder / 'groups.csv'}")
+        return
+    report.parted.add(_SUGGESTED)
+    if report.known and not report.parted - {_SUGGESTED}:
+        told += f"; a few ({apart}) are in several groups that the columns name"
+        report.say("groups", "note", told, f"look at them in {report.folder / 'pairs.csv'}")
     else:
         report.say("groups", "leak", told, _use_groups(report))
 
 
-def _joined(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _linked(groups: np.ndarray) -> Pairs:
     """Each row with the next one of its group."""
     order = np.argsort(groups, kind="stable")
     same = np.flatnonzero(np.diff(groups[order]) == 0)
     zeros = np.zeros(len(same))
-    return order[same], order[same + 1], zeros, zeros
+    return neighbours.pairs(order[same], order[same + 1], zeros, zeros)
 
 
-def _known_group(report: _Report, name: str, codes: np.ndarray, drawn: list[Fold]) -> None:
+def _known_group(report: _Report, name: str, codes: np.ndarray) -> None:
     told = f"column {name!r} names {_count(len(np.unique(codes)), 'group')} of training rows"
-    if drawn and not _apart(neighbours.pairs(*_joined(codes)), drawn):
+    if report.drawn and not _apart(_linked(codes), report.drawn):
         report.say("groups", "fine", f"{told}; the competition's folds keep them together")
         return
+    report.parted.add(name)
     rule = "stratified_grouped" if report.data.classes else "grouped"
     report.say(
-        "groups", "note", f"{told}, and its folds do not keep them together",
+        "groups", "note", f"{told}, and the competition's folds part them",
         f"if test has other groups, use folds.{rule}({name!r})",
     )  # fmt: skip
 
@@ -321,7 +340,9 @@ def _agreement(suggested: np.ndarray, known: np.ndarray) -> dict[str, float | No
 
 
 def _origin(report: _Report) -> None:
-    features = _condensed(report.seen)
+    features = _condensed(report.seen, _COMPONENTS)
+    if report.seen.pictures is not None:
+        features = np.concatenate([features, _brightness(report.seen.pictures)], 1)
     train, test = features[: report.train], features[report.train :]
     score = shortcuts.told_apart(train, test)
     report.figures["adversarial"] = None if score is None else _score(score)
@@ -332,30 +353,51 @@ def _origin(report: _Report) -> None:
     if not score.tells or score.share < _BY_ACCIDENT:
         report.say("train and test", "fine", f"test rows look like training rows ({told})")
         return
+    told = f"test rows can be told from training rows ({told}{_apart_by_source(report, features)})"
     shifted = [] if not report.seen.names else shortcuts.most_shifted(train, test)[:3]
-    names = [f"{report.seen.names[number]} ({auc:.2f})" for number, auc in shifted]
     report.figures["adversarial"]["columns"] = [report.seen.names[n] for n, _ in shifted]
-    why = f"; most of all by {', '.join(names)}" if names else ""
-    report.say(
-        "train and test", "leak" if score.share > _BLATANT else "note",
-        f"test rows can be told from training rows ({told}){why}",
-        "test differs as new people, films or days would make it: trust folds that hold such "
-        "groups out, and drop or mend columns that only tell where a row is from",
-    )  # fmt: skip
+    if shifted:
+        names = [f"{report.seen.names[number]} ({auc:.2f})" for number, auc in shifted]
+        told += f", most of all by {', '.join(names)}"
+        advice = "drop or mend columns that only say where a row is from"
+    else:
+        advice = (
+            "new people, films or days would explain it: trust the score of folds that hold such "
+            "groups out"
+        )
+    blatant = score.share > _BLATANT and not report.known
+    report.say("train and test", "leak" if blatant else "note", told, advice)
 
 
-def _condensed(seen: Looks) -> np.ndarray:
-    """Few numbers a row: a table's columns, or principal components and how bright pictures are."""
-    if seen.pictures is None and seen.features.shape[1] <= _CONDENSED:
+def _apart_by_source(report: _Report, features: np.ndarray) -> str:
+    """The same with each source wholly on one side: whether more than sources differ."""
+    sources = report.sources
+    if len(np.unique(sources)) == len(sources):
+        return ""
+    score = shortcuts.told_apart(features[: report.train], features[report.train :], sources)
+    if score is None:
+        return ""
+    report.figures["adversarial"]["by_source"] = _score(score)
+    return f"; {_with_interval(score)} by rows of sources that were not seen"
+
+
+def _condensed(seen: Looks, components: int) -> np.ndarray:
+    """Few numbers a row: a table's columns, or principal components of the standardised rest.
+
+    Components keep their scale, so that the small ones do not weigh more than they did.
+    """
+    if seen.names and len(seen.names) <= components:
         return seen.features
     points = seen.features - seen.features.mean(0)
-    values, vectors = np.linalg.eigh(points.T @ points / len(points))
-    turned = points @ vectors[:, ::-1][:, : min(_CONDENSED, len(points) // 4)]
-    if seen.pictures is None:
-        return turned
-    flat = seen.pictures.reshape(len(seen.pictures), -1)
-    bright = [(part.mean(1), part.std(1)) for part in np.array_split(flat, -(-len(flat) // 1000))]
-    return np.concatenate([turned, np.concatenate([np.stack(one, 1) for one in bright])], 1)
+    points = points / np.maximum(points.std(0), 1e-9)
+    _, vectors = np.linalg.eigh(points.T @ points / len(points))
+    return points @ vectors[:, ::-1][:, :components]
+
+
+def _brightness(pictures: np.ndarray) -> np.ndarray:
+    """Mean and standard deviation of each picture, (rows, 2)."""
+    parts = np.array_split(pictures.reshape(len(pictures), -1), -(-len(pictures) // 1000))
+    return np.concatenate([np.stack([part.mean(1), part.std(1)], 1) for part in parts])
 
 
 # --- what should tell nothing -------------------------------------------------------------------
@@ -377,13 +419,16 @@ def _shortcuts(report: _Report) -> None:
 
 def _shortcut(report: _Report, what: str, features: np.ndarray, rows: np.ndarray) -> None:
     data = report.data
-    score = shortcuts.predicts(Known(features, data.target[rows], len(data.classes)))
+    sources = report.sources[: report.train]
+    several = len(np.unique(sources)) < report.train
+    groups = sources[rows] if several else None  # what a source tells is told by its column
+    score = shortcuts.predicts(Known(features, data.target[rows], len(data.classes), groups))
     report.figures["shortcuts"][what] = None if score is None else _score(score)
     alone = {"name": "the id alone", "file size": "the size of the file alone"}
     told = alone.get(what, "the order of the rows alone")
     if score is None or not score.tells or score.share < _BY_ACCIDENT:
         shown = "" if score is None else f" ({_sentence(score)})"
-        report.say(what, "fine", f"{told} tells nothing of the target{shown}")
+        report.say(what, "fine", f"{told} tells nothing certain of the target{shown}")
         return
     harmless = _harmless(report, what)
     if harmless:
@@ -479,35 +524,37 @@ def _picture_size(path: Path) -> tuple[int, int]:
 # --- the score with and without groups ----------------------------------------------------------
 
 
-def _with_and_without(report: _Report, known: dict[str, np.ndarray]) -> None:
-    data, features = report.data, _condensed(report.seen)[: report.train]
-    rows = Known(features, data.target, len(data.classes))
-    ways = dict(known)
+def _with_and_without(report: _Report) -> None:
+    data, features = report.data, _condensed(report.seen, _CONDENSED)[: report.train]
+    ways = dict(report.known)
     suggested = report.found.groups[: report.train]
     if len(np.unique(suggested)) < report.train:
-        ways["suggested groups"] = suggested
+        ways[_SUGGESTED] = suggested
     report.figures["cv"] = []
     for name, groups in ways.items():
-        gap = shortcuts.gap(rows, groups)
-        if gap is None:
-            continue
-        report.figures["cv"].append(
-            {
-                "groups": name, "shuffled": _score(gap.shuffled), "grouped": _score(gap.grouped),
-                "difference": gap.difference, "error": gap.error,
-            }
-        )  # fmt: skip
-        told = (
-            f"a linear model on {report.seen.basis} has {gap.shuffled.kind} "
-            f"{figure(gap.shuffled.value)} in shuffled folds and {figure(gap.grouped.value)} in "
-            f"folds by {name}"
-        )
-        change = f"{gap.difference:+.4f} ± {1.96 * gap.error:.4f}"
-        if gap.matters:
-            report.say("CV", "leak", f"{told}: shuffled folds flatter ({change})",
-                       "compare recipes by the grouped score alone")  # fmt: skip
-        else:
-            report.say("CV", "fine", f"{told}: no difference beyond doubt ({change})")
+        gap = shortcuts.gap(Known(features, data.target, len(data.classes), groups))
+        if gap is not None:
+            _gap(report, name, gap)
+
+
+def _gap(report: _Report, name: str, gap: Gap) -> None:
+    report.figures["cv"].append(
+        {
+            "groups": name, "shuffled": _score(gap.shuffled), "grouped": _score(gap.grouped),
+            "difference": gap.difference, "error": gap.error,
+        }
+    )  # fmt: skip
+    told = (
+        f"a linear model on {report.seen.basis}: {gap.shuffled.kind} {gap.shuffled.value:.4f} in "
+        f"shuffled folds, {gap.grouped.value:.4f} in folds by {name} "
+        f"({gap.difference:+.4f} ± {1.96 * gap.error:.4f})"
+    )
+    if not gap.matters:
+        report.say("CV", "fine", f"{told}, no difference beyond doubt")
+    elif name in report.parted:
+        report.say("CV", "leak", f"{told}: shuffled folds flatter", "go by the grouped score alone")
+    else:
+        report.say("CV", "fine", f"{told}: shuffled folds would flatter, the competition's do not")
 
 
 def _score(score: Score) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,10 @@ from torch import Tensor
 INNER, OUTER = 30, 100  # ranks of the neighbours that tell how dense the crowd around a row is
 FEWEST = 30  # rows; among fewer nothing can be said of a crowd
 
-_BLOCK = 1 << 26  # distances held at once
+_BLOCK = 1 << 22  # distances held at once, no more than a cache of the processor takes
+_FEW = 20_000  # rows that are all compared with all
+_CELL = 500  # rows a cell
+_SHARE = 8  # of the cells, one in so many is searched
 _COMPONENTS = 32
 
 
@@ -40,9 +44,7 @@ class Pairs:
         return self.left, self.right, self.distance, self.expected
 
 
-def pairs(
-    left: np.ndarray, right: np.ndarray, distance: np.ndarray, expected: np.ndarray
-) -> Pairs:
+def pairs(left: np.ndarray, right: np.ndarray, distance: np.ndarray, expected: np.ndarray) -> Pairs:
     """`Pairs` of what may name a pair twice, in either order; the likelier of both is kept."""
     low, high = np.minimum(left, right), np.maximum(left, right)
     order = np.lexsort((distance, expected, high, low))
@@ -53,6 +55,13 @@ def pairs(
     best = np.lexsort((distance[order], expected[order]))
     order = order[best]
     return Pairs(low[best], high[best], distance[order], expected[order])
+
+
+def together(found: Sequence[Pairs]) -> Pairs:
+    """All of several lists of pairs, each pair once."""
+    names = ("left", "right", "distance", "expected")
+    left, right, *rest = (np.concatenate([getattr(part, name) for part in found]) for name in names)
+    return pairs(left, right, *rest)
 
 
 @dataclass(frozen=True)
@@ -98,26 +107,82 @@ def ranks(rows: int) -> int:
     return min(OUTER, rows // 3)
 
 
+@dataclass(frozen=True)
+class Index:
+    """Points sorted into cells, so that of many only those in the cells around are compared."""
+
+    points: Tensor  # (rows, numbers)
+    centres: Tensor  # (cells, numbers)
+    members: tuple[Tensor, ...]  # of each cell: the rows in it
+    around: Tensor  # (cells, near cells): each cell and those next to it
+
+    def search(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The `count` rows nearest to each query: squared distances and positions, (rows, count).
+
+        Query i is a version of point i, which therefore does not count.
+        """
+        found = queries.new_full((len(queries), count), torch.inf)
+        places = torch.zeros((len(queries), count), dtype=torch.int64, device=queries.device)
+        home = _closest(queries, self.centres)
+        for cell in range(len(self.centres)):
+            asked = torch.nonzero(home == cell)[:, 0]
+            rows = torch.cat([self.members[near] for near in self.around[cell].tolist()])
+            squares = self.points[rows].square().sum(1)
+            for part in asked.split(max(1, _BLOCK // max(1, len(rows)))):
+                scores = torch.addmm(squares[None, :], queries[part], self.points[rows].T, alpha=-2)
+                scores.masked_fill_(rows[None, :] == part[:, None], torch.inf)
+                few = min(count, len(rows))
+                best = scores.topk(few, dim=1, largest=False) if few > 1 else _least(scores)
+                found[part, :few] = best[0] + queries[part].square().sum(1, keepdim=True)
+                places[part, :few] = rows[best[1]]
+        return found, places
+
+
+def _least(scores: Tensor) -> tuple[Tensor, Tensor]:
+    values, places = scores.min(dim=1, keepdim=True)
+    return values, places
+
+
+def index(points: Tensor) -> Index:
+    """`points` (rows, numbers) in cells: one where they are few, and else about 500 rows each."""
+    rows = torch.arange(len(points), device=points.device)
+    if len(points) <= _FEW:
+        nothing = torch.zeros((1, 1), dtype=torch.int64, device=points.device)
+        return Index(points, points[:1], (rows,), nothing)
+    centres = _centres(points, len(points) // _CELL)
+    home = _closest(points, centres)
+    members = tuple(torch.nonzero(home == cell)[:, 0] for cell in range(len(centres)))
+    near = torch.cdist(centres, centres).topk(max(1, len(centres) // _SHARE), largest=False)
+    return Index(points, centres, members, near.indices)
+
+
+def _centres(points: Tensor, count: int) -> Tensor:
+    """Lloyd's k-means on some of the points, from points spread over all rows."""
+    sample = points[:: max(1, len(points) // _FEW)]
+    centres = sample[:: max(1, len(sample) // count)][:count].clone()
+    for _ in range(8):
+        home = _closest(sample, centres)
+        sums = torch.zeros_like(centres).index_add_(0, home, sample)
+        sizes = torch.bincount(home, minlength=len(centres))[:, None]
+        centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
+    return centres
+
+
+def _closest(points: Tensor, centres: Tensor) -> Tensor:
+    return torch.addmm(centres.square().sum(1)[None, :], points, centres.T, alpha=-2).argmin(1)
+
+
 def nearest(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` nearest other rows of each: distances, ascending, and positions, (rows, count).
 
     `points` are (rows, numbers). Distances are computed from differences, so that small ones are
-    exact.
+    exact. Of very many points nearly all such neighbours are found, and the rest replaced by next
+    ones.
     """
-    found, places = [], []
-    squares = (points * points).sum(1)
-    step = max(1, _BLOCK // max(1, len(points)))
-    for first in range(0, len(points), step):
-        part = points[first : first + step]
-        scores = torch.addmm(squares[None, :], part, points.T, alpha=-2)
-        own = torch.arange(len(part), device=points.device)
-        scores[own, own + first] = torch.inf
-        at = scores.topk(count, dim=1, largest=False).indices
-        exact = distances(points, torch.arange(first, first + len(part)), at)
-        order = exact.argsort(dim=1)
-        found.append(exact.gather(1, order))
-        places.append(at.gather(1, order))
-    return torch.cat(found), torch.cat(places)
+    places = index(points).search(points, count)[1]
+    exact = distances(points, torch.arange(len(points), device=points.device), places)
+    order = exact.argsort(dim=1)
+    return exact.gather(1, order), places.gather(1, order)
 
 
 def distances(points: Tensor, rows: Tensor, others: Tensor) -> Tensor:

@@ -78,7 +78,9 @@ class Probe(Generic[P]):
         if target.dtype.kind != "i":
             raise UserError("Probe answers with classes, but this competition's target is numbers")
         inner = self._inner_folds(member, config)
-        losses = {name: self._losses(part, target, inner, config) for name, part in features.items()}
+        losses = {
+            name: self._losses(part, target, inner, config) for name, part in features.items()
+        }
         best = sorted(losses, key=lambda name: min(losses[name]))[: config.average]
         learned: dict[str, np.ndarray] = {"candidates": np.array(best, str)}
         chosen = []
@@ -111,7 +113,9 @@ class Probe(Generic[P]):
         for train, valid in inner:
             fitted = _fitted(features[:, train], target[train], config.strengths, config, outputs)
             for number, learned in enumerate(fitted):
-                right = _answers(learned, features[:, valid], config.tta)[np.arange(len(valid)), target[valid]]
+                right = _answers(learned, features[:, valid], config.tta)[
+                    np.arange(len(valid)), target[valid]
+                ]
                 losses[number, valid] = -np.log(np.maximum(right, 1e-12))
         return [float(loss) for loss in losses.mean(axis=1)]
 
@@ -141,7 +145,9 @@ def _part(learned: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndarra
     return {name: learned[f"{name}{number}"] for name in ("weights", "bias")}
 
 
-def _answers(learned: Mapping[str, np.ndarray], features: np.ndarray, all_views: bool) -> np.ndarray:
+def _answers(
+    learned: Mapping[str, np.ndarray], features: np.ndarray, all_views: bool
+) -> np.ndarray:
     """(rows, classes) probabilities, averaged over the views or of the first alone."""
     logits = (features if all_views else features[:1]) @ learned["weights"] + learned["bias"]
     probabilities: np.ndarray = softmax(logits, axis=-1).mean(axis=0)
@@ -192,7 +198,10 @@ def _as_arrays(
     rising = learner.coef_ @ directions.T / scale
     offset = learner.intercept_ - rising @ mean
     if len(learner.classes_) == 2:  # it keeps the difference of the two logits
-        rising, offset = np.concatenate([-rising, rising]) / 2, np.concatenate([-offset, offset]) / 2
+        rising, offset = (
+            np.concatenate([-rising, rising]) / 2,
+            np.concatenate([-offset, offset]) / 2,
+        )
     weights, bias = np.zeros((rising.shape[1], outputs)), np.full(outputs, -np.inf)
     weights[:, learner.classes_], bias[learner.classes_] = rising.T, offset
     return {"weights": weights, "bias": bias}

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,7 @@ class Known:
     features: np.ndarray  # (rows, numbers)
     target: np.ndarray  # (rows,) class positions, or numbers, (rows,) or (rows, outputs)
     classes: int  # 0 for numbers
+    groups: np.ndarray | None = None  # (rows,) numbers: what is never parted by a fold
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -73,7 +74,8 @@ class Known:
 
     def take(self, rows: np.ndarray) -> Known:
         """These rows alone."""
-        return Known(self.features[rows], self.target[rows], self.classes)
+        groups = None if self.groups is None else self.groups[rows]
+        return Known(self.features[rows], self.target[rows], self.classes, groups)
 
 
 def stretches(rows: int, most: int = MOST_ROWS) -> np.ndarray:
@@ -111,51 +113,63 @@ def predicts(known: Known, seed: int = 0) -> Score | None:
     or to tell it by.
     """
     varying = np.flatnonzero(known.features.std(0) > 0) if len(known) else np.zeros(0, np.int64)
-    if not len(varying) or len(known) < 4 * _FOLDS:
+    if not len(varying) or not _enough(known):
         return None
-    features = known.features[:, varying]
+    known = replace(known, features=known.features[:, varying])
     if not known.classes:
-        return _of_numbers(features, known.target.reshape(len(known), -1), seed)
+        return _of_numbers(known, seed)
     sizes = np.bincount(known.target, minlength=known.classes)
-    kept = np.isin(known.target, np.flatnonzero(sizes >= _FOLDS))
-    names, codes = np.unique(known.target[kept], return_inverse=True)
-    if len(names) < 2:
+    known = known.take(np.flatnonzero(sizes[known.target] >= _FOLDS))
+    names, codes = np.unique(known.target, return_inverse=True)
+    if len(names) < 2 or not _enough(known):
         return None
-    asked = Known(features[kept], codes, len(names))
+    asked = replace(known, target=codes, classes=len(names))
     return _balanced(asked, _answers(_forest(True, seed), asked, seed))
 
 
-def _of_numbers(features: np.ndarray, target: np.ndarray, seed: int) -> Score | None:
+def _enough(known: Known) -> bool:
+    groups = len(known) if known.groups is None else len(np.unique(known.groups))
+    return len(known) >= 4 * _FOLDS and groups >= 2 * _FOLDS
+
+
+def _of_numbers(known: Known, seed: int) -> Score | None:
     scores = []
-    for column in target.T:
+    for column in known.target.reshape(len(known), -1).T:
         if np.ptp(column) > 0:
-            asked = Known(features, column.argsort().argsort() / (len(column) - 1), 0)
+            asked = replace(known, target=column.argsort().argsort() / (len(column) - 1))
             scores.append(_variance(asked, _answers(_forest(False, seed), asked, seed)))
     return max(scores, key=lambda score: score.value - _SURE * score.error, default=None)
 
 
-def told_apart(train: np.ndarray, test: np.ndarray, seed: int = 0) -> Score | None:
+def told_apart(
+    train: np.ndarray, test: np.ndarray, groups: np.ndarray | None = None, seed: int = 0
+) -> Score | None:
     """How well trees tell test rows from training rows, (rows, numbers) each: adversarial
     validation, as the mean of the AUC of five folds.
 
-    The standard error is Hanley and McNeil's (1982, doi:10.1148/radiology.143.1.7063747). None
-    where there are too few rows, or no features.
+    `groups` are (train and test rows,) numbers; rows that share one are never parted. The standard
+    error is Hanley and McNeil's (1982, doi:10.1148/radiology.143.1.7063747), or that of the folds'
+    mean where that is larger. None where there are too few rows, or no features.
     """
     rng = np.random.default_rng(derive(seed, "told apart"))
-    parts = [part[_drawn(len(part), rng)] for part in (train, test)]
-    if min(map(len, parts)) < 2 * _FOLDS or not train.shape[1]:
+    rows = np.concatenate([_drawn(len(train), rng), len(train) + _drawn(len(test), rng)])
+    origin = (rows >= len(train)).astype(np.int64)
+    features = np.concatenate([train, test])[rows]
+    known = Known(features, origin, 2, None if groups is None else groups[rows])
+    if not _enough(known) or min(np.bincount(origin, minlength=2)) < 2 * _FOLDS:
         return None
-    features = np.concatenate(parts)
-    origin = np.repeat([0, 1], [len(part) for part in parts])
-    answers, aucs, errors = np.zeros(len(origin)), [], []
-    for learnt, held in _folds(Known(features, origin, 2), None, seed):
-        model = _forest(True, seed).fit(features[learnt], origin[learnt])
-        answers[held] = model.predict_proba(features[held])[:, 1]
-        auc, error = area(answers[held], origin[held] == 1)
-        aucs.append(auc)
-        errors.append(error)
-    spread = math.sqrt(sum(error**2 for error in errors)) / len(errors)
-    return Score("AUC", float(np.mean(aucs)), spread, 0.5, len(origin))
+    aucs, errors = [], []
+    for learnt, held in _folds(known, seed):
+        if np.ptp(origin[held]) and np.ptp(origin[learnt]):
+            model = _forest(True, seed).fit(features[learnt], origin[learnt])
+            auc, error = area(model.predict_proba(features[held])[:, 1], origin[held] == 1)
+            aucs.append(auc)
+            errors.append(error)
+    if len(aucs) < 2:
+        return None
+    within = math.sqrt(sum(error**2 for error in errors)) / len(errors)
+    between = float(np.std(aucs, ddof=1)) / math.sqrt(len(aucs)) if groups is not None else 0.0
+    return Score("AUC", float(np.mean(aucs)), max(within, between), 0.5, len(origin))
 
 
 def area(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
@@ -199,27 +213,26 @@ class Gap:
         return self.difference > 2.5 * self.error and self.difference > 0.002
 
 
-def gap(known: Known, groups: np.ndarray, seed: int = 0) -> Gap | None:
-    """The scores of a linear classifier or ridge regression.
+def gap(known: Known, seed: int = 0) -> Gap | None:
+    """The scores of a linear classifier or ridge regression, with and without `known.groups`.
 
     Several outputs are judged by their mean R². None where there are too few groups or rows.
     """
-    rows = _drawn(len(known), np.random.default_rng(derive(seed, "gap")))
-    known, groups = known.take(rows), groups[rows]
-    if not known.features.size or len(np.unique(groups)) < 2 * _FOLDS:
+    known = known.take(_drawn(len(known), np.random.default_rng(derive(seed, "gap"))))
+    if known.groups is None or not known.features.size or not _enough(known):
         return None
     if known.classes and np.bincount(known.target)[np.unique(known.target)].min() < _FOLDS:
         return None
     ways = []
-    for kept in (None, groups):
-        rounds = [_right(known, _answers(_linear(known), known, i, kept)) for i in range(2)]
+    for asked in (replace(known, groups=None), known):
+        rounds = [_right(known, _answers(_linear(known), asked, seed + i)) for i in range(2)]
         ways.append(np.mean(rounds, axis=0))
     kind = "accuracy" if known.classes else "R²"
     shuffled, grouped = (
-        Score(kind, float(way.mean()), _clustered(way, groups), 0.0, len(way)) for way in ways
+        Score(kind, float(way.mean()), _clustered(way, known.groups), 0.0, len(way)) for way in ways
     )
     lost = ways[0] - ways[1]
-    return Gap(shuffled, grouped, float(lost.mean()), _clustered(lost, groups))
+    return Gap(shuffled, grouped, float(lost.mean()), _clustered(lost, known.groups))
 
 
 def _right(known: Known, answers: np.ndarray) -> np.ndarray:
@@ -231,9 +244,9 @@ def _right(known: Known, answers: np.ndarray) -> np.ndarray:
     return 1 - (wrong / np.maximum(target.var(0), 1e-300)).mean(1)
 
 
-def _clustered(values: np.ndarray, groups: np.ndarray) -> float:
+def _clustered(values: np.ndarray, groups: np.ndarray | None) -> float:
     """Standard error of the mean of `values`, whose groups are independent and rows in one not."""
-    codes = np.unique(groups, return_inverse=True)[1]
+    codes = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
     sums = np.bincount(codes, values - values.mean())
     count = len(sums)
     return float(math.sqrt((sums**2).sum() * count / max(1, count - 1)) / len(values))
@@ -257,38 +270,34 @@ def _forest(classifies: bool, seed: int) -> Any:
 
 def _linear(known: Known) -> Any:
     from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    learner = LogisticRegression(C=0.1, max_iter=200) if known.classes else Ridge(1.0)
-    return make_pipeline(StandardScaler(), learner)
+    return LogisticRegression(C=0.1, max_iter=200) if known.classes else Ridge(1.0)
 
 
-def _answers(
-    model: Any, known: Known, seed: int, groups: np.ndarray | None = None
-) -> np.ndarray:
+def _answers(model: Any, known: Known, seed: int) -> np.ndarray:
     """Every row's answer by `model` fitted to the other folds, shaped as the target."""
     from sklearn.base import clone
 
     answers = np.zeros(known.target.shape, np.int64 if known.classes else np.float64)
     with _quiet():
-        for learnt, held in _folds(known, groups, seed):
+        for learnt, held in _folds(known, seed):
             fitted = clone(model).fit(known.features[learnt], known.target[learnt])
             answers[held] = fitted.predict(known.features[held])
     return answers
 
 
-def _folds(
-    known: Known, groups: np.ndarray | None, seed: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _folds(known: Known, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-    if groups is None:
+    if known.groups is None:
         rule = StratifiedKFold if known.classes else KFold
     else:
         rule = StratifiedGroupKFold if known.classes else GroupKFold
     splitter = rule(_FOLDS, shuffle=True, random_state=_seed(seed, "folds"))
-    yield from splitter.split(known.features, known.target if known.classes else None, groups)
+    with _quiet():
+        target = known.target if known.classes else None
+        drawn = list(splitter.split(known.features, target, known.groups))
+    yield from drawn
 
 
 @contextmanager
@@ -313,20 +322,20 @@ def _drawn(rows: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _balanced(known: Known, answers: np.ndarray) -> Score:
-    shares, variances = [], []
-    for label in range(known.classes):
-        right = answers[known.target == label] == label
-        # as of one more row of each kind, so that no few rows are taken for certainty
-        share = (right.sum() + 1) / (len(right) + 2)
-        shares.append(float(right.mean()))
-        variances.append(share * (1 - share) / len(right))
-    error = math.sqrt(sum(variances)) / known.classes
-    value, chance = float(np.mean(shares)), 1 / known.classes
-    return Score("balanced accuracy", value, error, chance, len(known))
+    sizes = np.bincount(known.target, minlength=known.classes)
+    right = (answers == known.target).astype(np.float64)
+    shares = np.bincount(known.target, right, known.classes) / sizes
+    # how far each row moves the mean over classes, for the error; its own mean is zero
+    pulls = (right - shares[known.target]) * len(known) / (known.classes * sizes[known.target])
+    # as of one more row of each kind, so that no few rows are taken for certainty
+    softer = (shares * sizes + 1) / (sizes + 2)
+    least = math.sqrt(float((softer * (1 - softer) / sizes).sum())) / known.classes
+    error = max(_clustered(pulls, known.groups), least)
+    return Score("balanced accuracy", float(shares.mean()), error, 1 / known.classes, len(known))
 
 
 def _variance(known: Known, answers: np.ndarray) -> Score:
     squares = (known.target - known.target.mean()) ** 2
     gained = (squares - (known.target - answers) ** 2) / squares.mean()
-    error = float(gained.std()) / math.sqrt(len(gained))
+    error = _clustered(gained, known.groups)
     return Score("R² of ranks", float(gained.mean()), error, 0.0, len(gained))
