@@ -14,14 +14,16 @@ from . import devices, neighbours
 from .neighbours import Pairs
 
 SAME = 0.12  # largest distance of copies: a correlation of 0.993 after alignment
-CHANCE = 0.05  # largest number of pictures that chance may bring so near
+CHANCE = 0.01  # largest number of pictures that chance may bring so near
 
 _SIDE = 32  # pixels that pictures are compared at
 _COARSE = 16  # pixels that candidates are looked for at
 _COMPONENTS = 48
 _CANDIDATES = 8  # of each picture, to be aligned
 _STEPS = (2, 4)  # of all candidates, and of those that come near by them
-_HOPELESS = 0.4  # a distance from which no more steps lead to a copy
+_SURELY = 0.08  # a correlation of 0.997
+_LONELY = 0.45  # share of the distance to the next but one candidate
+_HOPELESS = 0.5  # a distance from which no more steps lead to a copy
 _BATCH = 4096
 _FLAT = 1.0  # grey levels of standard deviation; a picture with less shows nothing
 _SCALES = (0.95, 0.89, 0.82)  # share of a side that a crop may have left
@@ -54,9 +56,10 @@ def copies(grey: Tensor) -> Pairs:
 
     Candidates are the nearest pictures to small versions of each and of its crops. Each is aligned
     (scale and shift along both axes) and its tone curve fitted; the distance is what then remains,
-    as the chord between normalised pictures. A pair counts where that is small, and smaller than
-    the density of pictures around both lets expect (`neighbours.Crowd`), so that classes of
-    pictures that look alike are not taken for copies.
+    as the chord between normalised pictures. A pair counts where that is small, and far smaller
+    than the density of pictures around both lets expect (`neighbours.Crowd`), or than what is left
+    between either and the next but one of its own candidates; so that classes of pictures that look
+    alike are not taken for copies.
     """
     kept = torch.nonzero(grey.flatten(1).std(1) >= _FLAT)[:, 0]
     nothing = neighbours.close_pairs(grey[:0].flatten(1), 0.0)
@@ -69,11 +72,23 @@ def copies(grey: Tensor) -> Pairs:
     left, right = searched.left.cpu().numpy(), searched.right.cpu().numpy()
     around = neighbours.crowd(_neighbourhood(shown, searched.near))
     expected = np.maximum(around.expected(left, distance), around.expected(right, distance))
-    chosen = (distance < SAME) & (expected < CHANCE)
+    lonely = distance < _LONELY * np.minimum(*_next_but_one(left, right, distance, len(shown)))
+    chosen = (distance < SAME) & (expected < CHANCE) | (distance < _SURELY) & lonely
     rows = kept.numpy()
     return neighbours.pairs(
         rows[left[chosen]], rows[right[chosen]], distance[chosen], expected[chosen]
     )
+
+
+def _next_but_one(
+    left: np.ndarray, right: np.ndarray, distance: np.ndarray, rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The third smallest distance of the candidates of each pair's left, and of its right."""
+    order = np.lexsort((distance, left))
+    rank = np.arange(len(order)) - np.searchsorted(left[order], left[order])
+    third = np.full(rows, 2.0)
+    third[left[order[rank == 2]]] = distance[order[rank == 2]]
+    return third[left], third[right]
 
 
 @dataclass(frozen=True)
@@ -224,9 +239,10 @@ def _stepped(window: Tensor, jacobian: Tensor, target: Tensor) -> Tensor:
 
 
 def _tone_free(pixels: Tensor, target: Tensor) -> Tensor:
-    """Chord between normalised pictures, after the best quadratic tone curve for `pixels`.
+    """Chord between normalised pictures (n, p), after the best tone curve for `pixels`.
 
-    A second power follows what clipping and gamma do to a brightened picture.
+    The curve is quadratic, as gamma bends it, or straight and cut off where `target` is brightest,
+    as brightening clips it.
     """
     line = _normalised(pixels)
     bend = line * line
@@ -235,8 +251,20 @@ def _tone_free(pixels: Tensor, target: Tensor) -> Tensor:
     wanted = _normalised(target)
     along, beside = (line * wanted).sum(1), (bend * wanted).sum(1)
     cosine = (along * along + beside * beside).clamp(0, 1).sqrt()
-    away = (2 - 2 * cosine).sqrt()
+    away = torch.minimum((2 - 2 * cosine).sqrt(), (_clipped(line, target) - wanted).norm(dim=1))
     return torch.where(along > 0, away, 2.0)  # a negative is another picture
+
+
+def _clipped(line: Tensor, target: Tensor) -> Tensor:
+    """`line` brightened as `target` is where that is not at its brightest, then cut off there."""
+    top = target.amax(1, keepdim=True)
+    open_to_fit = (target < top - 2).to(line.dtype)
+    count = open_to_fit.sum(1, keepdim=True).clamp_min(1)
+    middle, level = ((part * open_to_fit).sum(1, keepdim=True) / count for part in (line, target))
+    moved = (line - middle) * open_to_fit
+    slope = (moved * (target - level)).sum(1, keepdim=True)
+    slope = slope / moved.square().sum(1, keepdim=True).clamp_min(1e-9)
+    return _normalised(torch.minimum((line - middle) * slope + level, top))
 
 
 def _seen(grey: Tensor, window: tuple[float, float, float]) -> Tensor:

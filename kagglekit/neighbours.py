@@ -15,7 +15,7 @@ FEWEST = 30  # rows; among fewer nothing can be said of a crowd
 _BLOCK = 1 << 22  # distances held at once, no more than a cache of the processor takes
 _FEW = 20_000  # rows that are all compared with all
 _CELL = 500  # rows a cell
-_SHARE = 8  # of the cells, one in so many is searched
+_SHARE = 6  # of the cells, one in so many is searched
 _COMPONENTS = 32
 
 
