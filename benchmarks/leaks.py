@@ -1,4 +1,4 @@
-"""What `kagglekit leaks` finds and what it accuses: `python -m benchmarks.leaks DATA [--weights F]`.
+"""What `kagglekit leaks` finds and accuses: `python -m benchmarks.leaks DATA [--weights FILE]`.
 
 DATA holds the folders `mics_mnist` and `glasses`, as they are downloaded. Prints the share of
 planted copies that is found, the share of unaltered digits that is flagged, how well the groups

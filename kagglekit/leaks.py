@@ -27,6 +27,7 @@ from .tables import formulas
 
 Level = Literal["fine", "note", "leak"]
 
+_FILES = ("leaks.json", "groups.csv", "pairs.csv", "pairs.png")
 _SHOWN = 24  # pairs on the sheet
 _LISTED = 10_000  # pairs in the CSV
 _COMPONENTS = 32  # numbers a row that trees read
@@ -119,7 +120,7 @@ def examine(request: Request, progress: Progress) -> dict[str, Any]:
     _with_and_without(report)
     _write(report)
     result = _result(report, time.monotonic() - began)
-    files.write_json(report.folder / "leaks.json", result)
+    files.write_json(report.folder / _FILES[0], result)
     return result
 
 
@@ -133,7 +134,7 @@ def _result(report: _Report, seconds: float) -> dict[str, Any]:
         "findings": [asdict(finding) for finding in report.findings],
         **report.figures,
         "folder": str(report.folder),
-        "files": sorted(path.name for path in report.folder.iterdir() if path.name[0] != "."),
+        "files": [name for name in _FILES if name == _FILES[0] or (report.folder / name).exists()],
         "seconds": round(seconds, 1),
     }
 

@@ -18,7 +18,7 @@ MOST_ROWS = 5000  # of which a cheap learner sees no more
 
 _FOLDS = 5
 _SURE = 4.0  # standard errors; chance is further off in one of 30,000 looks
-_TREES = 40
+_TREES = 24
 _PARTS = 10  # stretches of rows in their order that stand for all
 _PERIODS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)  # of labels that take turns
 _ENDS = 4  # letters at either end of a name
