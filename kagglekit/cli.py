@@ -211,6 +211,12 @@ def _parser() -> argparse.ArgumentParser:
     leaks.add_argument("name", help="the competition")
     leaks.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
     _add_weights(leaks)
+    written = verb("notebook", _notebook, "a run as an offline Kaggle notebook with its dataset")
+    written.add_argument("name", help="the competition")
+    written.add_argument("which", nargs="?", metavar="RUN", help="the run (default: the best)")
+    written.add_argument(
+        "--user", metavar="NAME", help="yours on Kaggle (default: of the credentials)"
+    )
     board = verb("leaderboard", _leaderboard, "runs with their scores, best first")
     board.add_argument("name", nargs="?", help="one competition only")
     board.add_argument("--rebuild", action="store_true", help="read all run folders again")
@@ -398,6 +404,12 @@ def _leaks(options: argparse.Namespace) -> _Outcome:
     request = leaks.Request(options.name, options.data, options.weights)
     with pipeline.visiting(options.command), _progress() as progress:
         return _Outcome(leaks.examine(request, progress), "leaks")
+
+
+def _notebook(options: argparse.Namespace) -> _Outcome:
+    from . import notebook
+
+    return _Outcome(notebook.write(options.name, options.which, options.user), "notebook")
 
 
 def _download(options: argparse.Namespace) -> _Outcome:

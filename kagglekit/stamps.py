@@ -19,7 +19,8 @@ from .folds import Fold
 _SHOWS_ONLY = {
     "__main__", "agreement", "certify", "cleaning", "cli", "credentials", "display",
     "display_kaggle", "doctor", "downloading", "inventory", "journal", "kaggle", "leaderboard",
-    "locks", "overview", "pace", "practice_server", "progress", "signals", "stages", "submitting",
+    "locks", "notebook", "overview", "pace", "practice_server", "progress", "signals", "stages",
+    "submitting", "wheel",
 }  # fmt: skip
 _LIBRARIES = ("kagglekit", "torch", "timm", "numpy", "pandas", "scikit-learn", "scipy")
 _TOOLS = ("python", "processor", *_LIBRARIES)
