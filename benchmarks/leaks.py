@@ -23,7 +23,7 @@ from tests import planted
 
 ROWS = 10_000  # digits
 EACH = 500  # planted copies of a kind; of the faces as many as there are
-DRAWS = 200  # clean problems
+DRAWS = 100  # clean problems
 
 
 def main() -> None:
