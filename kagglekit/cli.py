@@ -209,6 +209,10 @@ def _parser() -> argparse.ArgumentParser:
     answers.add_argument("--data", required=True, type=Path, metavar="DIR", help="the test set")
     answers.add_argument("--out", type=Path, metavar="FILE", help="the CSV to write")
     _add_weights(answers)
+    leaks = verb("leaks", _leaks, "copies, groups and shortcuts that make a CV score too good")
+    leaks.add_argument("name", help="the competition")
+    leaks.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
+    _add_weights(leaks)
     written = verb("notebook", _notebook, "a run as an offline Kaggle notebook with its dataset")
     written.add_argument("name", help="the competition")
     written.add_argument("which", nargs="?", metavar="RUN", help="the run (default: the best)")
@@ -415,6 +419,14 @@ def _predict(options: argparse.Namespace) -> _Outcome:
     with pipeline.visiting(options.command), _progress() as progress:
         result = pipeline.predict(options.name, options.which, options.data, options.out, progress)
     return _Outcome(result, "prediction")
+
+
+def _leaks(options: argparse.Namespace) -> _Outcome:
+    from . import leaks, pipeline
+
+    request = leaks.Request(options.name, options.data, options.weights)
+    with pipeline.visiting(options.command), _progress() as progress:
+        return _Outcome(leaks.examine(request, progress), "leaks")
 
 
 def _notebook(options: argparse.Namespace) -> _Outcome:

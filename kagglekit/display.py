@@ -15,7 +15,16 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from . import cleaning, display_decide, display_kaggle, doctor, leaderboard, locks, standings
+from . import (
+    cleaning,
+    display_decide,
+    display_kaggle,
+    display_leaks,
+    doctor,
+    leaderboard,
+    locks,
+    standings,
+)
 from .config import typed
 from .progress import PLAIN_SECONDS, ago, duration, figure, legible, size, spread
 
@@ -380,6 +389,7 @@ _KINDS: dict[str, Callable[[Any], RenderableType]] = {
     "certificate": _certificate,
     "prediction": _prediction,
     "practice": _practice,
+    "leaks": display_leaks.findings,
     "served": _served,
     "competitions": _competitions,
     "recipes": _recipes,

@@ -21,6 +21,8 @@ from .errors import UserError
 Fold = tuple[Rows, Rows]  # (train_rows, valid_rows)
 Folds = Callable[[Data, Config], Iterable[Fold]]
 
+_GROUP = "group of the file"  # no header of a download is called so
+
 
 def shuffled(data: Data, config: Config) -> Iterable[Fold]:
     """`config.folds` parts of equal size, drawn by `config.seed`; each is validated once.
@@ -85,6 +87,24 @@ def stratified_grouped(column: str) -> Folds:
         yield from splitter.split(np.zeros(len(classes)), classes, groups)
 
     return _of_groups(folds, column)
+
+
+def grouped_by_file(path: Path, stratify: bool = False) -> Folds:
+    """Rows of one group in the CSV `path`, with columns `id` and `group`, are never apart.
+
+    `id` may have the data's own name for it. `kagglekit leaks` writes such files; copy one beside
+    the competition and name it by `Path(__file__).with_name("groups.csv")`. `stratify` keeps the
+    shares of the classes as alike as whole groups allow. Raises UserError for a file that does not
+    give every training row one group, and where `grouped` or `stratified_grouped` does.
+    """
+
+    def folds(data: Data, config: Config) -> Iterable[Fold]:
+        labels = _labels(path, "group", data)
+        with_groups = replace(data, train=data.train.assign(**{_GROUP: labels.to_numpy()}))
+        rule = stratified_grouped(_GROUP) if stratify else grouped(_GROUP)
+        return rule(with_groups, config)
+
+    return folds
 
 
 def hold_out(fraction: float, stratify: bool = False) -> Folds:
@@ -180,21 +200,7 @@ def from_file(data: Data, config: Config) -> Iterable[Fold]:
     missing or given twice.
     """
     path = Path(config.folds_file).expanduser()
-    table = _read(path)
-    id_column = data.id if data.id in table.columns else "id"
-    for column in (id_column, "fold"):
-        if column not in table.columns:
-            raise UserError(
-                f"{path} has no column {column!r} but {', '.join(map(repr, table.columns))}: "
-                "write a CSV with the header id,fold"
-            )
-    ids = pd.Index(data.split(np.arange(len(data.train)), "valid").ids)
-    labels = table.set_index(id_column)["fold"]
-    _refuse(path, labels.index[labels.index.duplicated()], "stands in it twice: keep one line")
-    _refuse(path, labels.index.difference(ids), "is no id of a training row: take out the line")
-    _refuse(path, ids.difference(labels.index), "is missing: give every training row a fold")
-    _refuse(path, labels.index[labels.str.strip() == ""], "has no fold: fill it in")
-    return _by_label(labels.loc[ids].reset_index(drop=True), str(path))
+    return _by_label(_labels(path, "fold", data), str(path))
 
 
 def training_only(folds: Folds, keep: Callable[[Data], np.ndarray]) -> Folds:
@@ -343,6 +349,25 @@ def _read(path: Path) -> pd.DataFrame:
     if not isinstance(table.index, pd.RangeIndex):  # pandas took the surplus cells for row labels
         raise UserError(f"{path} cannot be read as CSV: its rows have more cells than its header")
     return table
+
+
+def _labels(path: Path, column: str, data: Data) -> pd.Series:
+    """What a CSV with the columns `id` and `column` says of each training row, (train rows,)."""
+    table = _read(path)
+    id_column = data.id if data.id in table.columns else "id"
+    for name in (id_column, column):
+        if name not in table.columns:
+            raise UserError(
+                f"{path} has no column {name!r} but {', '.join(map(repr, table.columns))}: "
+                f"write a CSV with the header id,{column}"
+            )
+    ids = pd.Index(data.split(np.arange(len(data.train)), "valid").ids)
+    labels = table.set_index(id_column)[column]
+    _refuse(path, labels.index[labels.index.duplicated()], "stands in it twice: keep one line")
+    _refuse(path, labels.index.difference(ids), "is no id of a training row: take out the line")
+    _refuse(path, ids.difference(labels.index), f"is missing: give every training row a {column}")
+    _refuse(path, labels.index[labels.str.strip() == ""], f"has no {column}: fill it in")
+    return labels.loc[ids].reset_index(drop=True)
 
 
 def _refuse(path: Path, ids: pd.Index, fault: str) -> None:
