@@ -158,7 +158,9 @@ class _Report:
         if self.labels is not None and self.labels["count"]:
             count = self.labels["count"]
             parts.append(f"{count:,} label{'' if count == 1 else 's'} may themselves be wrong")
-        return "; ".join(parts) + "."
+        sentence = "; ".join(parts) + "."
+        # also for a terminal, which no character of a class's name may steer
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in sentence)
 
     @property
     def tiles(self) -> list[Json]:

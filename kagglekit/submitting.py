@@ -14,7 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from . import agreement, files, folders, journal, kaggle, leaderboard, locks, problem, signals
+from . import (
+    agreement,
+    board,
+    files,
+    folders,
+    journal,
+    kaggle,
+    leaderboard,
+    locks,
+    problem,
+    signals,
+)
 from . import run as runs
 from .competition import Competition
 from .data import Data

@@ -66,7 +66,7 @@ competition = Competition(
 
 
 def signs(project: Path, rows: int = 150, mistakes: int = 6) -> None:
-    """Competition `signs`: pictures of 8 × 8 in three classes of hostile names, some mislabelled."""
+    """Competition `signs`: pictures of 8 × 8 in three hostile classes, some mislabelled."""
     rng = np.random.default_rng(5)
     label = np.arange(rows + 12) % 3
     pixels = rng.integers(0, 120, (len(label), 8, 8))
