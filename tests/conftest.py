@@ -32,6 +32,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     for name in ("DATA", "RUNS", "SUBMISSIONS"):
         monkeypatch.delenv(f"KAGGLEKIT_{name}", raising=False)
+    monkeypatch.setenv("KAGGLEKIT_WEIGHTS", "")  # what a test types is forgotten with it
     for name in ("http_proxy", "https_proxy", "all_proxy"):  # a port where nobody listens
         monkeypatch.setenv(name, "http://127.0.0.1:9")
         monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
