@@ -11,11 +11,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "answering": ("Fitted",),
     "backbones": ("BackboneConfig",),
-    "blend": ("Blend",),
+    "blend": ("Blend", "BlendConfig"),
     "competition": ("Competition",),
     "config": ("Config", "NetworkConfig", "knob"),
     "data": ("Data", "Split", "Task"),
-    "decisions": ("as_is", "mean", "most_probable"),
+    "decisions": (
+        "as_is", "calibrated", "class_weights", "cutpoints", "mean", "most_probable", "thresholds",
+    ),
     "errors": ("KagglekitError", "NetworkError", "UserError"),
     "estimator": ("Estimator", "Learner"),
     "finetune": ("FinetuneConfig",),
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from .answering import Fitted as Fitted
     from .backbones import BackboneConfig as BackboneConfig
     from .blend import Blend as Blend
+    from .blend import BlendConfig as BlendConfig
     from .competition import Competition as Competition
     from .config import Config as Config
     from .config import NetworkConfig as NetworkConfig
@@ -54,8 +57,12 @@ if TYPE_CHECKING:
     from .data import Split as Split
     from .data import Task as Task
     from .decisions import as_is as as_is
+    from .decisions import calibrated as calibrated
+    from .decisions import class_weights as class_weights
+    from .decisions import cutpoints as cutpoints
     from .decisions import mean as mean
     from .decisions import most_probable as most_probable
+    from .decisions import thresholds as thresholds
     from .errors import KagglekitError as KagglekitError
     from .errors import NetworkError as NetworkError
     from .errors import UserError as UserError

@@ -11,6 +11,7 @@ import numpy as np
 from . import competition as competitions
 from . import config as configs
 from . import files
+from .blend import RECIPE, Blend
 from .competition import Competition
 from .config import Config
 from .data import Split
@@ -33,9 +34,10 @@ class Fitted:
     @cached_property
     def recipe(self) -> Recipe:
         """The recipe, as the competition's code has it now."""
-        return competitions.recipe(
-            self.competition, self.manifest["competition"], self.manifest["recipe"]
-        )
+        name = self.manifest["recipe"]
+        if name == RECIPE and name not in self.competition.recipes:
+            return Blend(tuple(self.manifest["needs"]))
+        return competitions.recipe(self.competition, self.manifest["competition"], name)
 
     @cached_property
     def config(self) -> Config:
@@ -59,7 +61,7 @@ class Fitted:
 
         Restored at the first question, so that predictors nobody asks cost nothing.
         """
-        return _Lazy(self, self._members(key))
+        return _Lazy(self, self._members(key), self.run.kept_views(key.fold))
 
     def _members(self, key: Key) -> list[Key]:
         if key in self.keys or key.fold is not None:
@@ -73,15 +75,25 @@ class Fitted:
             raise UserError(
                 f"run {self.run.name} has no finished member: train it to the end first"
             )
-        return _Lazy(self, keys)
+        return _Lazy(self, keys, self.run.kept_views(None))
+
+    def of_fold(self, fold: int | None) -> Predictor:
+        """What the members of one fold answer together; of None what the run answers to a test."""
+        if fold is None:
+            return self.whole()
+        keys = [key for key in self.keys if key.fold == fold]
+        return _Lazy(self, keys, self.run.kept_views(fold))
 
     def restore(self, key: Key) -> Predictor:
         """The predictor of one member."""
         needs = self.manifest.get("needs", {})
-        before = {
-            name: Fitted(self.competition, self._sibling(run)).predictor(key)
-            for name, run in needs.items()
+        siblings = {
+            name: Fitted(self.competition, self._sibling(run)) for name, run in needs.items()
         }
+        if self.manifest["recipe"] == RECIPE:  # mixes its parts as they stand, all seeds together
+            before = {name: part.of_fold(key.fold) for name, part in siblings.items()}
+        else:
+            before = {name: part.predictor(key) for name, part in siblings.items()}
         return self.recipe.restore(self.run.member(key), self.config, before)
 
     def _sibling(self, name: str) -> Run:
@@ -94,12 +106,13 @@ class Fitted:
 class _Lazy:
     """The combined answer of several members, restored at the first question."""
 
-    def __init__(self, fitted: Fitted, keys: list[Key]) -> None:
-        self.fitted, self.keys = fitted, keys
+    def __init__(self, fitted: Fitted, keys: list[Key], views: tuple[str, ...] | None) -> None:
+        self.fitted, self.keys, self.views = fitted, keys, views
 
     @cached_property
     def predictors(self) -> list[Predictor]:
-        return [self.fitted.restore(key) for key in self.keys]
+        found: list[Any] = [self.fitted.restore(key) for key in self.keys]
+        return found if self.views is None else [part.only(self.views) for part in found]
 
     def __call__(self, split: Split) -> np.ndarray:
         answers = np.stack([predictor(split) for predictor in self.predictors])

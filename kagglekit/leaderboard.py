@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 DATABASE = "leaderboard.db"
-SCHEMA = 2  # raise it whenever Row changes: an index of another version is made again
+SCHEMA = 3  # raise it whenever Row changes: an index of another version is made again
 BUSY_SECONDS = 30.0
 NARROW = 110  # columns of a terminal below which a run takes two lines
 _ROOMY = 136  # columns from which a strip of the folds stands beside their scores
@@ -69,10 +69,14 @@ class Row:
     status: str | None = None  # of the submission, as Kaggle last gave it
     failed: int = 0  # members whose numbers burst
     forced: bool = False  # gone on with although source or versions had changed
+    seed_scores: tuple[tuple[int, float], ...] = ()  # (seed, CV score of that seed alone)
+    seed_mean: float | None = None
+    seed_std: float | None = None
+    seed_interval: tuple[float, float] | None = None  # of the mean over seeds, at 95 %
 
 
 _COLUMNS = tuple(item.name for item in fields(Row))
-_JSON = ("seeds", "folds")
+_JSON = ("seeds", "folds", "seed_scores", "seed_interval")
 _FLAGS = ("practice", "greater_is_better", "forced")
 
 
@@ -219,7 +223,21 @@ def _row(
         status=journal.get("status"),
         failed=len(told.get("failed", {})),
         forced=bool(told.get("forced")),
+        **_repeats(scores.get("repeats") or {}),
     )
+
+
+def _repeats(told: dict[str, Any]) -> dict[str, Any]:
+    """What scores.json says of seeds; nothing where an earlier version wrote it."""
+    low, high = (_score(end) for end in told.get("interval") or (None, None))
+    return {
+        "seed_scores": tuple(
+            (int(item["seed"]), float(item["score"])) for item in told.get("scores", ())
+        ),
+        "seed_mean": _score(told.get("mean")),
+        "seed_std": _score(told.get("std")),
+        "seed_interval": None if low is None or high is None else (low, high),
+    }
 
 
 def _check(row: Row) -> None:
@@ -383,7 +401,10 @@ def _from_index(values: dict[str, Any]) -> Row:
     """The row that `_put` put there; another value than it puts means that the index is damaged."""
     try:
         values["seeds"] = tuple(json.loads(values["seeds"]))
-        values["folds"] = tuple((fold, score) for fold, score in json.loads(values["folds"]))
+        for name in ("folds", "seed_scores"):
+            values[name] = tuple((number, score) for number, score in json.loads(values[name]))
+        interval = json.loads(values["seed_interval"])
+        values["seed_interval"] = None if interval is None else tuple(interval)
         for name in _FLAGS:
             values[name] = None if values[name] is None else bool(values[name])
         row = Row(**values)
@@ -605,7 +626,15 @@ def _time(row: Row) -> str:
 
 
 def _seeds(row: Row) -> str:
-    return f"{len(row.seeds)} seed{'' if len(row.seeds) == 1 else 's'}"
+    """How many seeds, and of several the mean of their own scores with its 95 % interval."""
+    if len(row.seeds) < 2:
+        return "1 seed" if row.seeds else ""
+    lines = [f"{len(row.seeds)} seeds"]
+    if row.seed_mean is not None and row.seed_std is not None:
+        lines.append(spread(row.seed_mean, row.seed_std))
+    if row.seed_interval is not None:
+        lines.append("[{}, {}]".format(*(figure(end) for end in row.seed_interval)))
+    return "\n".join(lines)
 
 
 def lb_scores(row: Row) -> list[tuple[str, float]]:

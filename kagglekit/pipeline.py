@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from . import (
     problem,
     scoring,
     stamps,
+    viewing,
 )
 from . import competition as competitions
 from . import config as configs
@@ -41,7 +42,7 @@ from .folds import Fold
 from .gather import gather
 from .problem import Problem
 from .progress import Progress, listening
-from .recipe import Member, Recipe
+from .recipe import Member, Predictor, Recipe
 from .run import Answers, Key, Run
 from .stages import stage
 from .stamps import Stamp
@@ -69,6 +70,23 @@ class Request:
     command: str = ""
 
 
+class Part(Protocol):
+    """What a recipe builds on: another recipe's job, or a finished run as it stands."""
+
+    @property
+    def run(self) -> Run:
+        """Its run."""
+        ...
+
+    def oof_on(self, rows: np.ndarray) -> np.ndarray:
+        """Its OOF answers on training rows; UserError where one has none."""
+        ...
+
+    def predictor(self, key: Key) -> Predictor:
+        """What its member of that fold and seed answers."""
+        ...
+
+
 @dataclass(frozen=True)
 class Job:
     """One recipe on one problem: all that the stages of its run share."""
@@ -80,7 +98,7 @@ class Job:
     folds: list[Fold]
     run: Run
     stamp: Stamp
-    needed: Mapping[str, Job]
+    needed: Mapping[str, Part]
 
     @property
     def recipe(self) -> Recipe:
@@ -130,6 +148,22 @@ class Job:
         used = [rows for fold in self.folds for rows in fold]
         return np.unique(np.concatenate(used)), np.zeros(0, np.int64)
 
+    def oof_on(self, rows: np.ndarray) -> np.ndarray:
+        """The OOF answers of the finished run on `rows`."""
+        members = {key: _answered(self, key) for key in self.fold_keys}
+        oof = _out_of_fold(self, viewing.as_kept(self.run, members, _mean(self)))
+        missing = int((~oof.covered[rows]).sum())
+        if missing:
+            raise UserError(
+                f"{self.recipe_name} has no OOF answer for {missing} training rows: a recipe that "
+                "builds on it needs folds that cover every row"
+            )
+        return oof.answers[rows]
+
+    def predictor(self, key: Key) -> Predictor:
+        """What a member of the finished run answers."""
+        return Fitted(self.problem.competition, self.run).predictor(key)
+
     @property
     def csv(self) -> Path:
         """Where the submission goes."""
@@ -144,7 +178,7 @@ def train(request: Request, progress: Progress) -> dict[str, Any]:
     """
     with visiting(request.command), _caches(request.fresh), progress, listening(progress):
         job = prepare(request, progress)
-        trained = _finish(job, progress, set())
+        trained = complete(job, progress)
     return {**summary(job), "trained": trained}
 
 
@@ -172,6 +206,11 @@ def _caches(fresh: bool) -> Iterator[None]:
             del os.environ["KAGGLEKIT_CACHE"]
             if usual is not None:
                 os.environ["KAGGLEKIT_CACHE"] = usual
+
+
+def complete(job: Job, progress: Progress) -> bool:
+    """Do what is left of a run, and of those it needs; whether anything was."""
+    return _finish(job, progress, set())
 
 
 # --- prepare ------------------------------------------------------------------------------------
@@ -294,7 +333,7 @@ def _finish(job: Job, progress: Progress, done: set[str]) -> bool:
     `done` are the runs that this command has been through, which several recipes may need.
     """
     for name, other in job.needed.items():
-        if other.run.name not in done:
+        if isinstance(other, Job) and other.run.name not in done:
             progress.say(f"{job.recipe_name} needs {name}")
             _finish(other, progress, done)
     done.add(job.run.name)
@@ -503,30 +542,18 @@ def _member(job: Job, key: Key, progress: Progress) -> Member:
     train_rows, valid_rows = job.rows(key)
     folder = job.run.member(key)
     folder.mkdir(parents=True, exist_ok=True)
-    competition, manifest = job.problem.competition, job.run.manifest()
+    manifest = job.run.manifest()
     return Member(
         train=job.data.split(train_rows, "train"),
         valid=job.data.split(valid_rows, "valid"),
         seed=key.seed,
         folder=folder,
         name=key.name,
-        before={n: Fitted(competition, o.run).predictor(key) for n, o in job.needed.items()},
-        oof={name: _oof_on(other, train_rows) for name, other in job.needed.items()},
+        before={name: other.predictor(key) for name, other in job.needed.items()},
+        oof={name: other.oof_on(train_rows) for name, other in job.needed.items()},
         record=_Recorder(job, key, valid_rows, progress),
         stamp=replace(job.stamp, forced=job.stamp.forced or bool(manifest.get("forced"))),
     )
-
-
-def _oof_on(job: Job, rows: np.ndarray) -> np.ndarray:
-    """The OOF answers of a finished run on `rows`."""
-    oof = _out_of_fold(job)
-    missing = int((~oof.covered[rows]).sum())
-    if missing:
-        raise UserError(
-            f"{job.recipe_name} has no OOF answer for {missing} training rows: a recipe that "
-            "builds on it needs folds that cover every row"
-        )
-    return oof.answers[rows]
 
 
 class _Recorder:
@@ -583,10 +610,15 @@ def _asked(job: Job, predictor: Any, member: Member) -> Answers:
 
         return gather(batches, len(split), member.folder / runs.ASKED[part], seconds)
 
-    test = ask(job.test, "test", True)[0]
+    each = by_view and _chooses_views(job)
+    test = ask(job.test, "test", merged=not each)
+    if each:
+        job.run.keep_views(Key.parse(member.name), test)
+        test = predictor.merge(test)[None]
+    test = test[0]
     if not len(member.valid):
         return Answers(member.valid.rows, test[:0], test, test[None, :0][:0], np.array([], str))
-    valid = ask(member.valid, "valid", False)
+    valid = ask(member.valid, "valid", merged=False)
     if not by_view:
         return Answers(member.valid.rows, valid[0], test, valid[:0], np.array([], str))
     views = np.array([view.name for view in predictor.views], str)
@@ -601,7 +633,10 @@ def _conclude(job: Job) -> None:
     competition, data, folder = job.problem.competition, job.data, job.run.folder
     _note(job, finished=None)  # until all files are of the same members again
     members = {key: _answered(job, key) for key in job.keys}
-    oof = _out_of_fold(job)
+    if _chooses_views(job):
+        _choose_views(job, members)
+    members = viewing.as_kept(job.run, members, _mean(job))
+    oof = _out_of_fold(job, members)
     test = _test_answers(job, members)
     files.write_array(folder / "oof.npy", oof.answers)
     files.write_array(folder / "covered.npy", oof.covered)
@@ -638,6 +673,28 @@ def _answered(job: Job, key: Key) -> Answers:
     return answers
 
 
+def _chooses_views(job: Job) -> bool:
+    """Whether the run keeps those views alone that help."""
+    return getattr(job.config, "views", "all") == "auto"
+
+
+def _choose_views(job: Job, members: Mapping[Key, Answers]) -> None:
+    """Write down which views help, for the test and for the rows of each fold.
+
+    The members' answers stay as they are on the disk, all views together: what helps may change
+    when folds or seeds are added.
+    """
+    choice = viewing.choose(job.problem.competition, job.data, members, _mean(job))
+    folds = {str(fold): list(names) for fold, names in choice.by_fold.items()}
+    told = {"kept": list(choice.kept), "folds": folds}
+    files.write_json(job.run.folder / "views.json", told)
+
+
+def _mean(job: Job) -> Mean:
+    mean: Mean = getattr(job.config, "tta_mean", "probabilities")
+    return mean
+
+
 def _concluded(job: Job) -> bool:
     """Whether scores and submission are of exactly the members wanted."""
     left = [job.run.folder / name for name in ("oof.npy", "covered.npy", "test.npy", "scores.json")]
@@ -646,9 +703,9 @@ def _concluded(job: Job) -> bool:
     return whole and finished and job.run.members() == job.keys
 
 
-def _out_of_fold(job: Job) -> scoring.OutOfFold:
-    members = {key: _answered(job, key) for key in job.fold_keys}
-    by_fold = scoring.by_fold(members, job.problem.competition.combine)
+def _out_of_fold(job: Job, members: Mapping[Key, Answers]) -> scoring.OutOfFold:
+    folded = {key: answers for key, answers in members.items() if key.fold is not None}
+    by_fold = scoring.by_fold(folded, job.problem.competition.combine)
     return scoring.out_of_fold(by_fold, len(job.data.train))
 
 
@@ -663,7 +720,8 @@ def _scores(job: Job, members: Mapping[Key, Answers]) -> dict[str, Any]:
     competition, data = job.problem.competition, job.data
     scored = {key: answers for key, answers in members.items() if key.fold is not None}
     by_fold = scoring.by_fold(scored, competition.combine)
-    mean: Mean = getattr(job.config, "tta_mean", "probabilities")
+    kept = job.run.kept_views(None)
+    views = scoring.score_views(competition, data, scored, _mean(job))
     return {
         "metric": competition.metric.name,
         "greater_is_better": competition.metric.greater_is_better,
@@ -676,7 +734,9 @@ def _scores(job: Job, members: Mapping[Key, Answers]) -> dict[str, Any]:
             }
             for key, answers in scored.items()
         ],
-        "views": scoring.score_views(competition, data, scored, mean),
+        "repeats": scoring.score_seeds(competition, data, scored),
+        "calibration": scoring.score_calibration(competition, data, by_fold),
+        "views": [{**view, "kept": kept is None or view["name"] in kept} for view in views],
     }
 
 
