@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from . import backbones, files, folds
 from .backbones import BackboneConfig
-from .config import knob
+from .config import Config, knob
 from .data import Data, Split
 from .errors import UserError
 from .randomness import derive
@@ -25,12 +25,9 @@ _STEPS = 500  # of the solver; what is not done by then changes no answer that c
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig(BackboneConfig):
-    """Strengths and layers are chosen inside each training fold."""
+class ChoiceConfig(Config):
+    """Strengths and sets of features are chosen inside each training fold."""
 
-    layers: tuple[str, ...] = knob(
-        ("pooled", "block2", "block3", "block4"), "layers of the backbone to choose among"
-    )
     strengths: tuple[float, ...] = knob(
         (0.001, 0.01, 0.1, 1.0), "inverse penalties C of the classifier to choose among", least=1e-9
     )
@@ -42,7 +39,16 @@ class ProbeConfig(BackboneConfig):
     tta: bool = knob(True, "average over all views of a row when predicting")
 
 
-P = TypeVar("P", bound=ProbeConfig)
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(BackboneConfig, ChoiceConfig):
+    """Strengths and layers of a backbone are chosen inside each training fold."""
+
+    layers: tuple[str, ...] = knob(
+        ("pooled", "block2", "block3", "block4"), "layers of the backbone to choose among"
+    )
+
+
+P = TypeVar("P", bound=ChoiceConfig)
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,8 @@ class Probe(Generic[P]):
     needs: tuple[str, ...] = ()
 
     def resolve(self, config: P, sample: Split) -> P:
-        """`config` with the backbone and the content of its weights filled in."""
-        return backbones.resolve(config)
+        """`config` with the backbone, if it has one, and the content of its weights filled in."""
+        return backbones.resolve(config) if isinstance(config, BackboneConfig) else config
 
     def fit(self, members: Sequence[Member], config: P) -> None:
         """Choose and fit for each member; what it learned goes to its folder."""
@@ -78,7 +84,9 @@ class Probe(Generic[P]):
         if target.dtype.kind != "i":
             raise UserError("Probe answers with classes, but this competition's target is numbers")
         inner = self._inner_folds(member, config)
-        losses = {name: self._losses(part, target, inner, config) for name, part in features.items()}
+        losses = {
+            name: self._losses(part, target, inner, config) for name, part in features.items()
+        }
         best = sorted(losses, key=lambda name: min(losses[name]))[: config.average]
         learned: dict[str, np.ndarray] = {"candidates": np.array(best, str)}
         chosen = []
@@ -111,7 +119,9 @@ class Probe(Generic[P]):
         for train, valid in inner:
             fitted = _fitted(features[:, train], target[train], config.strengths, config, outputs)
             for number, learned in enumerate(fitted):
-                right = _answers(learned, features[:, valid], config.tta)[np.arange(len(valid)), target[valid]]
+                right = _answers(learned, features[:, valid], config.tta)[
+                    np.arange(len(valid)), target[valid]
+                ]
                 losses[number, valid] = -np.log(np.maximum(right, 1e-12))
         return [float(loss) for loss in losses.mean(axis=1)]
 
@@ -141,7 +151,9 @@ def _part(learned: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndarra
     return {name: learned[f"{name}{number}"] for name in ("weights", "bias")}
 
 
-def _answers(learned: Mapping[str, np.ndarray], features: np.ndarray, all_views: bool) -> np.ndarray:
+def _answers(
+    learned: Mapping[str, np.ndarray], features: np.ndarray, all_views: bool
+) -> np.ndarray:
     """(rows, classes) probabilities, averaged over the views or of the first alone."""
     logits = (features if all_views else features[:1]) @ learned["weights"] + learned["bias"]
     probabilities: np.ndarray = softmax(logits, axis=-1).mean(axis=0)
@@ -152,7 +164,7 @@ def _fitted(
     features: np.ndarray,
     target: np.ndarray,
     strengths: Sequence[float],
-    config: ProbeConfig,
+    config: ChoiceConfig,
     outputs: int,
 ) -> list[dict[str, np.ndarray]]:
     """The classifier of each strength: `weights` (features, classes) and `bias` (classes,).
@@ -192,7 +204,10 @@ def _as_arrays(
     rising = learner.coef_ @ directions.T / scale
     offset = learner.intercept_ - rising @ mean
     if len(learner.classes_) == 2:  # it keeps the difference of the two logits
-        rising, offset = np.concatenate([-rising, rising]) / 2, np.concatenate([-offset, offset]) / 2
+        rising, offset = (
+            np.concatenate([-rising, rising]) / 2,
+            np.concatenate([-offset, offset]) / 2,
+        )
     weights, bias = np.zeros((rising.shape[1], outputs)), np.full(outputs, -np.inf)
     weights[:, learner.classes_], bias[learner.classes_] = rising.T, offset
     return {"weights": weights, "bias": bias}
