@@ -10,13 +10,15 @@ __version__ = "0.1.0"
 # Loaded when first asked for, so that `import kagglekit` and `kagglekit --help` stay instant.
 _HOMES = {
     "answering": ("Fitted",),
-    "blend": ("Blend",),
+    "backbones": ("BackboneConfig",),
+    "blend": ("Blend", "BlendConfig"),
     "competition": ("Competition",),
     "config": ("Config", "NetworkConfig", "knob"),
     "data": ("Data", "Split", "Task"),
     "decisions": ("as_is", "mean", "most_probable"),
     "errors": ("KagglekitError", "NetworkError", "UserError"),
     "estimator": ("Estimator", "Learner"),
+    "finetune": ("FinetuneConfig",),
     "metrics": ("Metric",),
     "network": ("Network", "NetworkPredictor"),
     "objectives": ("Objective", "binary", "multiclass", "regression"),
@@ -42,7 +44,9 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from .answering import Fitted as Fitted
+    from .backbones import BackboneConfig as BackboneConfig
     from .blend import Blend as Blend
+    from .blend import BlendConfig as BlendConfig
     from .competition import Competition as Competition
     from .config import Config as Config
     from .config import NetworkConfig as NetworkConfig
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
     from .errors import UserError as UserError
     from .estimator import Estimator as Estimator
     from .estimator import Learner as Learner
+    from .finetune import FinetuneConfig as FinetuneConfig
     from .metrics import Metric as Metric
     from .network import Network as Network
     from .network import NetworkPredictor as NetworkPredictor

@@ -11,6 +11,7 @@ import numpy as np
 from . import competition as competitions
 from . import config as configs
 from . import files
+from .blend import RECIPE, Blend
 from .competition import Competition
 from .config import Config
 from .data import Split
@@ -33,9 +34,10 @@ class Fitted:
     @cached_property
     def recipe(self) -> Recipe:
         """The recipe, as the competition's code has it now."""
-        return competitions.recipe(
-            self.competition, self.manifest["competition"], self.manifest["recipe"]
-        )
+        name = self.manifest["recipe"]
+        if name == RECIPE and name not in self.competition.recipes:
+            return Blend(tuple(self.manifest["needs"]))
+        return competitions.recipe(self.competition, self.manifest["competition"], name)
 
     @cached_property
     def config(self) -> Config:
@@ -75,13 +77,22 @@ class Fitted:
             )
         return _Lazy(self, keys)
 
+    def of_fold(self, fold: int | None) -> Predictor:
+        """What the members of one fold answer together; of None what the run answers to a test."""
+        if fold is None:
+            return self.whole()
+        return _Lazy(self, [key for key in self.keys if key.fold == fold])
+
     def restore(self, key: Key) -> Predictor:
         """The predictor of one member."""
         needs = self.manifest.get("needs", {})
-        before = {
-            name: Fitted(self.competition, self._sibling(run)).predictor(key)
-            for name, run in needs.items()
+        siblings = {
+            name: Fitted(self.competition, self._sibling(run)) for name, run in needs.items()
         }
+        if self.manifest["recipe"] == RECIPE:  # mixes its parts as they stand, all seeds together
+            before = {name: part.of_fold(key.fold) for name, part in siblings.items()}
+        else:
+            before = {name: part.predictor(key) for name, part in siblings.items()}
         return self.recipe.restore(self.run.member(key), self.config, before)
 
     def _sibling(self, name: str) -> Run:

@@ -65,17 +65,33 @@ class Transform:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (batch, 1 or 3, height, width) in 0…1 as the model reads them."""
-        images = images.expand(-1, len(self.mean), -1, -1)
-        if images.shape[-2:] != self.size:
-            images = functional.interpolate(
-                images, self.size, mode=self._mode, antialias=True, align_corners=False
-            ).clamp(0, 1)  # fmt: skip
+        images = resized(images.expand(-1, len(self.mean), -1, -1), self.size, self.interpolation)
         mean, std = (images.new_tensor(part).view(-1, 1, 1) for part in (self.mean, self.std))
         return (images - mean) / std
 
-    @property
-    def _mode(self) -> str:
-        return "bilinear" if self.interpolation == "bilinear" else "bicubic"
+
+def resized(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    """Images (n, channels, height, width) in 0…1 at another size, free of aliasing."""
+    if images.shape[-2:] == size:
+        return images
+    mode = "bilinear" if interpolation == "bilinear" else "bicubic"
+    larger = functional.interpolate(images.float(), size, mode=mode, antialias=True)
+    return larger.clamp(0, 1).to(images.dtype)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a model is built and what it sees, where no weights need be at hand."""
+
+    transform: Transform
+    options: Mapping[str, Any]  # of timm.create_model
+
+
+def architecture(config: BackboneConfig) -> Architecture:
+    """The architecture of resolved knobs; mean and std are timm's usual ones."""
+    name = _known(config.model)
+    transform = _transform(name, {}, config.image_size, Path(name))
+    return Architecture(transform, _options(name, config.pad_type, transform.size))
 
 
 @dataclass(frozen=True)
@@ -156,13 +172,20 @@ def find(config: BackboneConfig) -> Pretrained:
 
 
 def resolve(config: C) -> C:
-    """`config` with the model, its padding and the content of its weights filled in.
+    """`config` with the model, its padding and size, and the content of its weights filled in.
 
     So the name of a run depends on what weights hold, and not on where they lie.
     """
     found = find(config)
     padding: Any = found.options.get("pad_type", "")
-    return replace(config, model=found.model, pad_type=padding, weights_digest=found.digest)
+    height, width = found.transform.size
+    return replace(
+        config,
+        model=found.model,
+        pad_type=padding,
+        image_size=height if height == width else config.image_size,
+        weights_digest=found.digest,
+    )
 
 
 def available(config: BackboneConfig) -> bool:
@@ -532,10 +555,11 @@ class Backbone:
         """
         pools = {layer: self._pool(layer) for layer in layers}
         found: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
+        blocks = [pools[layer][0] for layer in layers if layer != POOLED]
         with torch.inference_mode(), devices.reproducible():
             for first in range(0, max(len(images), 1), _BATCH):
                 part = images[first : first + _BATCH]
-                maps, pooled = self._forward(part, [pools[n][0] for n in layers if n != POOLED])
+                maps, pooled = self._forward(part, blocks, POOLED in layers)
                 for layer, (block, pool) in pools.items():
                     answer = pooled if layer == POOLED else pool(maps[block])
                     found[layer].append(answer[: len(part)].float().cpu().numpy())
@@ -558,8 +582,10 @@ class Backbone:
         saved = files.cached_arrays(folders.cache(), f"features-{digest.hexdigest()}", build)
         return {layer: saved[name] for layer, name in names.items()}
 
-    def _forward(self, part: np.ndarray, blocks: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
-        """Maps (batch, channels, h, w) of blocks, and what the classifier would read."""
+    def _forward(
+        self, part: np.ndarray, blocks: Sequence[int], deepest: bool
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """Maps (batch, channels, h, w) of blocks, and what the classifier would read if asked."""
         device = devices.device()
         images = np.zeros((_BATCH, *part.shape[1:]), np.uint8)
         images[: len(part)] = part
@@ -567,7 +593,12 @@ class Backbone:
         pixels = self.pretrained.transform(pixels).contiguous(memory_format=torch.channels_last)
         model: Any = self.module
         wanted = sorted(set(blocks))
-        maps: Sequence[Tensor] = ()
+        if not deepest:  # what comes after the last wanted block is not computed
+            maps = model.forward_intermediates(
+                pixels, indices=wanted, stop_early=True, output_fmt="NCHW", intermediates_only=True
+            )
+            return dict(zip(wanted, maps, strict=True)), pixels
+        maps = ()
         if wanted:
             final, maps = model.forward_intermediates(pixels, indices=wanted, output_fmt="NCHW")
         else:

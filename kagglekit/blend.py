@@ -1,78 +1,85 @@
-"""The recipe that answers with a weighted mean of other recipes' answers."""
+"""The recipe that answers with a mix of other recipes' or runs' answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from . import files
-from .config import Config
+from . import files, mixing
+from .config import Config, knob
 from .data import Split
+from .decisions import Decision, as_is
 from .errors import UserError
+from .metrics import Metric
 from .recipe import Member, Predictor, one_by_one
+
+RECIPE = "blended"  # of runs that `kagglekit blend` mixes; their manifests name the parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendConfig(Config):
+    """How answers are mixed."""
+
+    final: Literal["members", "refit"] = knob(
+        "refit", "test answers: mean over the folds' models, or one more fit on all rows"
+    )
+    method: Literal[
+        "auto", "single", "mean", "geometric", "ranks", "greedy", "weights", "stack"
+    ] = knob("auto", "how answers are mixed; auto = what does best on rows held out of the choice")
+    bags: int = knob(10, "greedy only: bags of rows (of 8 parts on, also of parts)", least=1)
+    rounds: int = knob(25, "greedy only: selections in a bag", least=1)
 
 
 @dataclass(frozen=True)
 class Blend:
-    """Weights that are not negative and sum to one, for each output, fitted on OOF answers.
+    """A mix of several recipes' answers, chosen and fitted on their OOF answers: see `mixing`.
 
-    Stacked regression (Breiman 1996, doi:10.1007/BF00117832). The weights of a fold come from OOF
-    answers on that fold's training rows alone, so its own score is cross-fitted; what remains is
-    the usual second-order leak of a stack: those answers came from models that saw the fold.
+    The mix of a fold comes from OOF answers on that fold's training rows alone, so its own score
+    is cross-fitted; what remains is the usual second-order leak of a stack: those answers came
+    from models that saw the fold. `metric` and `decision` are what mixes are judged by; without
+    them it is squared error, or log loss for classes.
     """
 
     needs: tuple[str, ...]
-    config: Config = field(default_factory=lambda: Config(final="refit"))
+    config: BlendConfig = field(default_factory=BlendConfig)
+    metric: Metric | None = None
+    decision: Decision = as_is
 
-    def fit(self, members: Sequence[Member], config: Config) -> None:
-        """Fit each member's weights, (recipes, outputs)."""
-        one_by_one(members, self._fit)
+    def fit(self, members: Sequence[Member], config: BlendConfig) -> None:
+        """Fit each member's mix; what it learned goes to `weights.npz`."""
+        one_by_one(members, lambda member: self._fit(member, config))
 
-    def _fit(self, member: Member) -> None:
+    def _fit(self, member: Member, config: BlendConfig) -> None:
         target = member.train.target
         assert target is not None
-        if target.dtype.kind != "f":
-            raise UserError("Blend weights numbers, but this competition's target is classes")
-        answers = np.stack([member.oof[name] for name in self.needs])
-        target = target.reshape(len(target), -1)
-        files.write_arrays(member.folder / "weights.npz", weights=weights(answers, target))
+        task = mixing.Task(
+            answers=np.stack([member.oof[name] for name in self.needs]),
+            target=target,
+            judge=mixing.Judge(self.metric, self.decision),
+            seed=member.seed,
+            bags=config.bags,
+            rounds=config.rounds,
+        )
+        files.write_arrays(member.folder / "weights.npz", **mixing.fit(task, config.method))
 
-    def restore(self, folder: Path, config: Config, before: Mapping[str, Predictor]) -> Predictor:
-        """The weighted mean of the needed recipes' predictors of the same member."""
+    def restore(
+        self, folder: Path, config: BlendConfig, before: Mapping[str, Predictor]
+    ) -> Predictor:
+        """The mix of the parts' predictors of the same member."""
         path = folder / "weights.npz"
-        learned = files.read_arrays(path).get("weights", np.zeros(0))
+        learned = files.read_arrays(path)
 
         def predict(split: Split) -> np.ndarray:
-            answers = [before[name](split) for name in self.needs]
-            shape = (len(self.needs), *answers[0].shape[1:])
-            if learned.shape != shape or learned.dtype.kind != "f":
-                raise UserError(f"{path} holds no {shape} weights: restore a copy, or train again")
-            return sum(weight * part for weight, part in zip(learned, answers, strict=True))
+            answers = np.stack([before[name](split) for name in self.needs])
+            if not mixing.fits(learned, len(self.needs), answers.shape[2:]):
+                raise UserError(
+                    f"{path} holds no mix of {len(self.needs)} such answers: restore a copy, or "
+                    "train again"
+                )
+            return mixing.apply(learned, answers)
 
         return predict
-
-
-def weights(answers: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(recipes, outputs) weights that minimise the squared error of the weighted mean.
-
-    `answers` is (recipes, rows, outputs), `target` (rows, outputs). For each output: non-negative
-    least squares of the errors against zero with one more row that asks for a sum of one; the
-    direction of that solution is the constrained optimum, its scale is then set.
-    """
-    from scipy.optimize import nnls
-
-    columns = []
-    for output in range(target.shape[1]):
-        errors = (answers[:, :, output] - target[:, output]).T
-        scale = np.sqrt(np.mean(errors**2, axis=0)).min()
-        if scale == 0:  # a perfect recipe takes it all
-            solution = (np.abs(errors).max(0) == 0).astype(float)
-        else:
-            rows = errors / (scale * np.sqrt(len(errors)))
-            system = np.vstack([rows, np.ones(len(answers))])
-            solution, _ = nnls(system, np.append(np.zeros(len(rows)), 1.0))
-        columns.append(solution / solution.sum())
-    return np.stack(columns, axis=1)

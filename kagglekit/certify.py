@@ -24,9 +24,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, get_args
 
+from . import board, devices, files, folders, leaderboard, problem
 from . import competition as competitions
 from . import config as configs
-from . import devices, files, folders, leaderboard, problem
 from . import run as runs
 from .config import Config
 from .errors import KagglekitError, UserError
@@ -509,8 +509,8 @@ def _entries(home: Home) -> dict[str, Path]:
     return {
         path.relative_to(home.folder).as_posix(): path
         for path in paths
-        # an index over the folders, made anew whenever it is wanted: its rows are compared
-        if not path.name.startswith(leaderboard.DATABASE)
+        # made of the folders, anew whenever they are wanted: the index's rows are compared
+        if not path.name.startswith((leaderboard.DATABASE, board.FILE))
     }
 
 

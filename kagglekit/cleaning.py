@@ -11,7 +11,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
-from . import files, folders, inventory, leaderboard, locks
+from . import board, files, folders, inventory, leaderboard, locks
 from .errors import UserError
 from .inventory import State
 
@@ -227,6 +227,7 @@ def _remove_run(thing: Thing) -> str | None:
         files.remove(folder)
         competition, run = folder.parts[-2:]
         leaderboard.record(folders.runs(), folders.submissions(), competition, run)
+    board.refresh(folders.runs(), folders.submissions())
     return None
 
 

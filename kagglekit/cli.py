@@ -43,6 +43,8 @@ examples:
   kagglekit train fit_1d                            the default recipe
   kagglekit train mics_mnist cnn epochs=20 lr=3e-3  another one, with other knobs
   kagglekit leaderboard mics_mnist                  what came out
+  kagglekit compare mics_mnist RUN_A RUN_B          which is better, and how surely
+  kagglekit report mics_mnist                       the best run as a page: errors, pictures, cost
   kagglekit submit mics_mnist                       sends the best run to Kaggle, once
   kagglekit runs                                    what is unfinished, and how to go on
   kagglekit certify fit_1d                          kills a short run again and again: same bytes?
@@ -210,6 +212,27 @@ def _parser() -> argparse.ArgumentParser:
     board = verb("leaderboard", _leaderboard, "runs with their scores, best first")
     board.add_argument("name", nargs="?", help="one competition only")
     board.add_argument("--rebuild", action="store_true", help="read all run folders again")
+    compared = verb("compare", _compare, "which of several runs is better, and how surely")
+    compared.add_argument("name", help="the competition")
+    compared.add_argument("runs", nargs="*", metavar="RUN", help="two runs or more, to compare")
+    compared.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
+    mixed = verb("blend", _blend, "mix finished runs into one of its own, scored honestly")
+    mixed.add_argument("name", help="the competition")
+    mixed.add_argument(
+        "assignments", nargs="*", metavar="RUN key=value",
+        help="the runs (default: all that compare with the best), and knobs, as in method=greedy",
+    )  # fmt: skip
+    mixed.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
+    board.add_argument("--sort", metavar="COLUMN", help="by cv, seconds, recipe, public_lb, …")
+    board.add_argument(
+        "--filter", action="append", default=[], metavar="COLUMN=VALUE",
+        help="these runs only: recipe=cnn*, cv>0.99, practice=no; may be repeated",
+    )  # fmt: skip
+    board.add_argument("--csv", action="store_true", help="CSV on stdout, every column")
+    reported = verb("report", _report, "one HTML page of a run: scores, errors, pictures, cost")
+    reported.add_argument("name", help="the competition")
+    reported.add_argument("which", nargs="?", metavar="RUN", help="a run (default: the best by CV)")
+    verb("board", _board, "one HTML page of all runs, which links their reports")
     unfinished = verb("runs", _runs, "unfinished runs: how far, who is at it, what goes on with it")
     unfinished.add_argument("name", nargs="?", help="one competition only")
     unfinished.add_argument("--all", action="store_true", help="finished and set-aside ones too")
@@ -454,7 +477,42 @@ def _list(options: argparse.Namespace) -> _Outcome:
 def _leaderboard(options: argparse.Namespace) -> _Outcome:
     from . import overview
 
-    return _Outcome(overview.leaderboard(options.name, options.rebuild), "leaderboard")
+    if options.csv and options.json:
+        raise UserError("--csv and --json are two formats: ask for one of them")
+    result = overview.leaderboard(options.name, options.rebuild, options.sort, options.filter)
+    return _Outcome(result, "csv" if options.csv else "leaderboard")
+
+
+def _report(options: argparse.Namespace) -> _Outcome:
+    from . import pipeline, report
+
+    with pipeline.visiting(options.command):
+        return _Outcome(report.write(options.name, options.which), "report")
+
+
+def _board(options: argparse.Namespace) -> _Outcome:
+    from . import board, folders
+
+    return _Outcome(board.write(folders.runs(), folders.submissions()), "board")
+
+
+def _compare(options: argparse.Namespace) -> _Outcome:
+    from . import comparing
+
+    return _Outcome(comparing.compare(options.name, options.runs, options.data), "comparison")
+
+
+def _blend(options: argparse.Namespace) -> _Outcome:
+    from . import blending
+
+    request = blending.Request(
+        name=options.name,
+        wanted=tuple(text for text in options.assignments if "=" not in text),
+        assignments=tuple(text for text in options.assignments if "=" in text),
+        data=options.data,
+        command=options.command,
+    )
+    return _Outcome(blending.blend(request, _progress()), "blended")
 
 
 def _runs(options: argparse.Namespace) -> _Outcome:

@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from . import cleaning, display_kaggle, doctor, leaderboard, locks
+from . import cleaning, display_decide, display_kaggle, doctor, leaderboard, locks, standings
 from .config import typed
 from .progress import PLAIN_SECONDS, ago, duration, figure, legible, size, spread
 
@@ -30,6 +30,10 @@ _BAR = 24  # columns of the longest bar
 def show(kind: str, result: Any) -> None:
     """Print a result of the command line on stdout."""
     out = legible(sys.stdout)
+    if kind == "csv":  # for a program to read: as it stands, whatever the width
+        out.write(standings.as_csv([leaderboard.Row(**row) for row in result["runs"]]))
+        out.flush()
+        return
     # no terminal, no edge: a path in a pipe or a file stays in one piece
     console = Console(file=out, highlight=False, width=None if sys.stdout.isatty() else _UNBROKEN)
     with console.capture() as captured:  # rich itself would end the process on a closed pipe
@@ -120,6 +124,10 @@ def _summary(result: Json) -> RenderableType:
         f"kagglekit leaderboard {result['competition']}   shows it beside the other runs", "dim"
     )
     return Group(Panel(facts, title=title, title_align="left", expand=False), again)
+
+
+def _blended(result: Json) -> RenderableType:
+    return Group(display_decide.mix(result), _summary(result))
 
 
 def _views(result: Json) -> RenderableType:
@@ -353,6 +361,16 @@ def _leaderboard(result: Json) -> RenderableType:
     return Group(table, Text(), display_kaggle.verdict(told))
 
 
+def _report(result: Json) -> RenderableType:
+    told = f"{result['report']}   {size(result['bytes'])}; open it in a browser"
+    return Group(Text(result["summary"]), Text(told, "dim"))
+
+
+def _board(result: Json) -> RenderableType:
+    count = _count(result["runs"], "run")
+    return Text(f"{result['board']}   {count}, {_count(result['reports'], 'report')}")
+
+
 def _served(result: Json) -> RenderableType:
     return Text(f"{_count(len(result['submissions']), 'submission')} kept", "dim")
 
@@ -366,6 +384,10 @@ _KINDS: dict[str, Callable[[Any], RenderableType]] = {
     "competitions": _competitions,
     "recipes": _recipes,
     "leaderboard": _leaderboard,
+    "comparison": display_decide.comparison,
+    "blended": _blended,
+    "report": _report,
+    "board": _board,
     "runs": _runs,
     "plan": _plan,
     "cleaned": _cleaned,

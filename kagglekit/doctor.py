@@ -46,6 +46,9 @@ DEPENDENCIES = (
     "psutil",
     "requests",
     "rich",
+    "matplotlib",
+    "jinja2",
+    "cleanlab",
     "kaggle",
     "six",
 )

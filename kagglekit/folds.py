@@ -66,7 +66,7 @@ def grouped(column: str) -> Folds:
         splitter = GroupKFold(config.folds, shuffle=True, random_state=config.seed)
         yield from splitter.split(np.zeros(len(groups)), groups=groups)
 
-    return folds
+    return _of_groups(folds, column)
 
 
 def stratified_grouped(column: str) -> Folds:
@@ -84,7 +84,7 @@ def stratified_grouped(column: str) -> Folds:
         splitter = StratifiedGroupKFold(config.folds, shuffle=True, random_state=config.seed)
         yield from splitter.split(np.zeros(len(classes)), classes, groups)
 
-    return folds
+    return _of_groups(folds, column)
 
 
 def hold_out(fraction: float, stratify: bool = False) -> Folds:
@@ -155,7 +155,7 @@ def repeated(folds: Folds, times: int) -> Folds:
             )
         return [fold for drawn in rounds for fold in drawn]
 
-    return again
+    return _of_groups(again, group_column(folds))
 
 
 def from_column(column: str = "fold") -> Folds:
@@ -214,7 +214,30 @@ def training_only(folds: Folds, keep: Callable[[Data], np.ndarray]) -> Folds:
         drawn = [(np.asarray(train), valid) for train, valid in folds(data, config)]
         return [_Narrowed((train[mask[train]], valid)) for train, valid in drawn]
 
-    return narrowed
+    return _of_groups(narrowed, group_column(folds))
+
+
+def group_column(folds: Folds) -> str | None:
+    """The column whose values these folds keep together; None where rows stand alone."""
+    column: str | None = getattr(folds, "group_column", None)
+    return column
+
+
+def groups(data: Data, folds: Folds) -> np.ndarray | None:
+    """(train rows,) number of each row's group; None where these folds keep none together.
+
+    Folds of one's own say so by an attribute `group_column`. Raises UserError for a column that
+    is missing or has gaps.
+    """
+    column = group_column(folds)
+    return None if column is None else _groups(data, column, 1)
+
+
+def _of_groups(folds: Folds, column: str | None) -> Folds:
+    """`folds`, which know the column whose values they keep together."""
+    if column is not None:
+        setattr(folds, "group_column", column)  # noqa: B010  a function has no such field
+    return folds
 
 
 class _Narrowed(tuple[Rows, Rows]):

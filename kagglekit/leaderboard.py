@@ -14,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from . import files, folders, locks
+from . import files, folders, locks, strips
 from .errors import UserError
 from .progress import duration, figure, spread
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 DATABASE = "leaderboard.db"
-SCHEMA = 2  # raise it whenever Row changes: an index of another version is made again
+SCHEMA = 3  # raise it whenever Row changes: an index of another version is made again
 BUSY_SECONDS = 30.0
 NARROW = 110  # columns of a terminal below which a run takes two lines
+_ROOMY = 136  # columns from which a strip of the folds stands beside their scores
 
 _ASIDE = "~"  # in the names of folders that hold a run's earlier state
 _FOLDS_WIDTH = 11  # columns: two scores side by side
@@ -68,10 +69,14 @@ class Row:
     status: str | None = None  # of the submission, as Kaggle last gave it
     failed: int = 0  # members whose numbers burst
     forced: bool = False  # gone on with although source or versions had changed
+    seed_scores: tuple[tuple[int, float], ...] = ()  # (seed, CV score of that seed alone)
+    seed_mean: float | None = None
+    seed_std: float | None = None
+    seed_interval: tuple[float, float] | None = None  # of the mean over seeds, at 95 %
 
 
 _COLUMNS = tuple(item.name for item in fields(Row))
-_JSON = ("seeds", "folds")
+_JSON = ("seeds", "folds", "seed_scores", "seed_interval")
 _FLAGS = ("practice", "greater_is_better", "forced")
 
 
@@ -218,7 +223,21 @@ def _row(
         status=journal.get("status"),
         failed=len(told.get("failed", {})),
         forced=bool(told.get("forced")),
+        **_repeats(scores.get("repeats") or {}),
     )
+
+
+def _repeats(told: dict[str, Any]) -> dict[str, Any]:
+    """What scores.json says of seeds; nothing where an earlier version wrote it."""
+    low, high = (_score(end) for end in told.get("interval") or (None, None))
+    return {
+        "seed_scores": tuple(
+            (int(item["seed"]), float(item["score"])) for item in told.get("scores", ())
+        ),
+        "seed_mean": _score(told.get("mean")),
+        "seed_std": _score(told.get("std")),
+        "seed_interval": None if low is None or high is None else (low, high),
+    }
 
 
 def _check(row: Row) -> None:
@@ -382,7 +401,10 @@ def _from_index(values: dict[str, Any]) -> Row:
     """The row that `_put` put there; another value than it puts means that the index is damaged."""
     try:
         values["seeds"] = tuple(json.loads(values["seeds"]))
-        values["folds"] = tuple((fold, score) for fold, score in json.loads(values["folds"]))
+        for name in ("folds", "seed_scores"):
+            values[name] = tuple((number, score) for number, score in json.loads(values[name]))
+        interval = json.loads(values["seed_interval"])
+        values["seed_interval"] = None if interval is None else tuple(interval)
         for name in _FLAGS:
             values[name] = None if values[name] is None else bool(values[name])
         row = Row(**values)
@@ -434,29 +456,31 @@ def table(rows: Sequence[Row], width: int | None = None) -> Table:
         from rich.console import Console
 
         width = Console().width
-    return _narrow(rows) if width < NARROW else _wide(rows)
+    roomy = width >= _ROOMY
+    lines = _strips(rows, strips.WIDTH if roomy else _FOLDS_WIDTH)
+    return _narrow(rows, lines) if width < NARROW else _wide(rows, lines, roomy)
 
 
-def _narrow(rows: Sequence[Row]) -> Table:
+def _narrow(rows: Sequence[Row], lines: Sequence[str]) -> Table:
     from rich.text import Text
 
     grid = _empty()
     grid.add_column("run", no_wrap=True, min_width=16)
     grid.add_column("CV · mean ± std", no_wrap=True)
     grid.add_column("folds", min_width=_FOLDS_WIDTH)
-    leaders = any(_leaders(row) for row in rows)
+    leaders = any(lb_scores(row) for row in rows)
     if leaders:
         grid.add_column("LB", no_wrap=True)
     grid.add_column("time", no_wrap=True, justify="right")
-    for row in rows:
+    for row, strip in zip(rows, lines, strict=True):
         name = [_name(row), Text(row.competition, style="dim"), *_marks(row)]
-        shown = [f"{kind} {figure(score)}" for kind, score in _leaders(row)]
+        shown = [f"{kind} {figure(score)}" for kind, score in lb_scores(row)]
         if len(shown) == 1:  # upright, for a narrow terminal
             shown = shown[0].split()[::-1]
         cells = [
             Text("\n").join(name),
             Text("\n").join([_cv(row), Text(_spread(row), style="dim")]),
-            Text(_folds(row), style="dim"),
+            _beneath(row, strip),
             *([Text("\n".join(shown))] if leaders else []),
             Text("\n").join([Text(_time(row)), Text(_seeds(row), style="dim")]),
         ]
@@ -464,7 +488,7 @@ def _narrow(rows: Sequence[Row]) -> Table:
     return grid
 
 
-def _wide(rows: Sequence[Row]) -> Table:
+def _wide(rows: Sequence[Row], lines: Sequence[str], roomy: bool) -> Table:
     from rich.text import Text
 
     kinds = [kind for kind in ("practice", "public", "private") if _any_leader(rows, kind)]
@@ -474,18 +498,20 @@ def _wide(rows: Sequence[Row]) -> Table:
     grid.add_column("CV", no_wrap=True, justify="right")
     grid.add_column("mean ± std", no_wrap=True)
     grid.add_column("folds", min_width=_FOLDS_WIDTH)
+    if roomy:
+        grid.add_column("spread", no_wrap=True)
     grid.add_column("time", no_wrap=True, justify="right")
     grid.add_column("seeds", no_wrap=True)
     for kind in kinds:
         grid.add_column(f"{kind}\nLB", no_wrap=True, justify="right")
-    for row in rows:
-        leaders = dict(_leaders(row))
+    for row, strip in zip(rows, lines, strict=True):
+        leaders = dict(lb_scores(row))
         grid.add_row(
             Text(row.competition),
             Text("\n").join([_name(row), *_marks(row)]),
             _cv(row),
             Text(_spread(row)),
-            Text(_folds(row), style="dim"),
+            *([Text(_folds(row), style="dim"), Text(strip)] if roomy else [_beneath(row, strip)]),
             Text(_time(row)),
             Text(_seeds(row), style="dim"),
             *(Text(figure(leaders[kind]) if kind in leaders else "") for kind in kinds),
@@ -508,20 +534,24 @@ def _name(row: Row) -> Text:
     return Text.assemble((row.recipe, "bold"), (f" {row.run}", "dim"))
 
 
+def marks(row: Row) -> list[str]:
+    """What keeps the run from being compared with others, one phrase each."""
+    found = ["practice data"] if row.practice else []
+    if row.coverage is not None and row.coverage < 1:
+        found.append(f"{math.floor(row.coverage * 1000) / 10:g} % of rows")
+    if row.finished is None:
+        found.append("not finished")
+    if row.failed:
+        found.append(f"{row.failed} failed")
+    if row.forced:
+        found.append("resumed by force")
+    return found
+
+
 def _marks(row: Row) -> list[Text]:
-    """What keeps the run from being compared with others, one line each."""
     from rich.text import Text
 
-    marks = ["practice data"] if row.practice else []
-    if row.coverage is not None and row.coverage < 1:
-        marks.append(f"{math.floor(row.coverage * 1000) / 10:g} % of rows")
-    if row.finished is None:
-        marks.append("not finished")
-    if row.failed:
-        marks.append(f"{row.failed} failed")
-    if row.forced:
-        marks.append("resumed by force")
-    return [Text(mark, style="yellow") for mark in marks]
+    return [Text(mark, style="yellow") for mark in marks(row)]
 
 
 def _cv(row: Row) -> Text:
@@ -552,6 +582,38 @@ def _folds(row: Row) -> str:
     return f"({text})e{exponent}" if exponent else text
 
 
+def _strips(rows: Sequence[Row], width: int) -> list[str]:
+    """Each run's folds as a strip plot; those of one competition and metric share a scale."""
+    scales = {
+        key: strips.Scale.over(score for row in rows if scale(row) == key for score in scores(row))
+        for key in map(scale, rows)
+    }
+    return [
+        strips.text([score for _, score in row.folds], row.cv, scales[scale(row)], width)
+        if len(row.folds) > 1
+        else ""
+        for row in rows
+    ]
+
+
+def scale(row: Row) -> tuple[str, str | None, bool]:
+    """What rows must share for their scores to stand on one scale."""
+    return row.competition, row.metric, row.practice
+
+
+def scores(row: Row) -> list[float]:
+    """Its folds' scores, and that of all rows."""
+    return [*(score for _, score in row.folds), *([] if row.cv is None else [row.cv])]
+
+
+def _beneath(row: Row, strip: str) -> Text:
+    """The folds' scores with the strip below them, where that has no column of its own."""
+    from rich.text import Text
+
+    shown = Text(_folds(row), style="dim")
+    return shown.append(f"\n{strip}", "not dim") if strip else shown
+
+
 def _short(score: float, size: float) -> str:
     """Four digits of a score whose fellows are at most `size`: .9962, 33.12."""
     digits = 0 if size < 1 else math.floor(math.log10(size)) + 1
@@ -564,14 +626,22 @@ def _time(row: Row) -> str:
 
 
 def _seeds(row: Row) -> str:
-    return f"{len(row.seeds)} seed{'' if len(row.seeds) == 1 else 's'}"
+    """How many seeds, and of several the mean of their own scores with its 95 % interval."""
+    if len(row.seeds) < 2:
+        return "1 seed" if row.seeds else ""
+    lines = [f"{len(row.seeds)} seeds"]
+    if row.seed_mean is not None and row.seed_std is not None:
+        lines.append(spread(row.seed_mean, row.seed_std))
+    if row.seed_interval is not None:
+        lines.append("[{}, {}]".format(*(figure(end) for end in row.seed_interval)))
+    return "\n".join(lines)
 
 
-def _leaders(row: Row) -> list[tuple[str, float]]:
+def lb_scores(row: Row) -> list[tuple[str, float]]:
     """(kind, score) of every leaderboard that has scored the run."""
     scores = (("practice", row.practice_lb), ("public", row.public_lb), ("private", row.private_lb))
     return [(kind, score) for kind, score in scores if score is not None]
 
 
 def _any_leader(rows: Sequence[Row], kind: str) -> bool:
-    return any(kind in dict(_leaders(row)) for row in rows)
+    return any(kind in dict(lb_scores(row)) for row in rows)

@@ -19,15 +19,29 @@ Score = Callable[[np.ndarray, np.ndarray, pd.DataFrame], float]  # (target, answ
 
 
 @dataclass(frozen=True)
+class Means:
+    """A score that follows from means over rows: what makes thousands of resamplings quick.
+
+    `columns` takes target, answers and the number of classes to (rows, k); `score` takes means of
+    these, (..., k), to (...) scores, NaN where there is none.
+    """
+
+    columns: Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+    score: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Metric:
     """A score by name: call it with a target, the decided answers and what is known of the rows.
 
     `score` may take its arguments as finite and equally long; what else it needs it checks itself.
+    `means` gives the same score where it follows from means over rows; None where it does not.
     """
 
     name: str
     score: Score
     greater_is_better: bool
+    means: Means | None = None
 
     def __call__(self, target: np.ndarray, answers: np.ndarray, rows: pd.DataFrame) -> float:
         """The score of `answers` (rows, ...) for `target` (rows,) or (rows, outputs).
@@ -260,6 +274,11 @@ _SLACK = 1e-2  # what half precision leaves of "probabilities sum to 1"; logits 
 
 
 def _log_loss(target: np.ndarray, answers: np.ndarray, rows: pd.DataFrame) -> float:
+    return float(_log_losses(target, answers, rows).mean())
+
+
+def _log_losses(target: np.ndarray, answers: np.ndarray, rows: pd.DataFrame) -> np.ndarray:
+    """(rows,) of -log(probability of the row's class)."""
     answers = answers.reshape(len(answers), -1)
     if answers.dtype.kind != "f":
         answers = answers.astype(np.float64)
@@ -277,7 +296,7 @@ def _log_loss(target: np.ndarray, answers: np.ndarray, rows: pd.DataFrame) -> fl
         )
     least = np.finfo(answers.dtype).eps  # as scikit-learn clips
     chosen = answers[np.arange(len(classes)), classes].astype(np.float64)
-    return float(-np.log(chosen.clip(least, 1 - least)).mean())
+    return -np.log(chosen.clip(least, 1 - least))
 
 
 def _numbers(target: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -335,25 +354,133 @@ def _dice(target: np.ndarray, answers: np.ndarray, rows: pd.DataFrame) -> float:
     return float(np.where(sizes == 0, 1, 2 * both / np.maximum(sizes, 1)).mean())
 
 
-accuracy = Metric("accuracy", _accuracy, greater_is_better=True)
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """`above` / `below`, NaN where that is 0 / 0."""
+    return np.where(below > 0, above / np.where(below > 0, below, 1), np.nan)
+
+
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is no NaN; NaN where all are."""
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0).sum(-1), known.sum(-1))
+
+
+def _only(means: np.ndarray) -> np.ndarray:
+    return means[..., 0]
+
+
+def _hits(target: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
+    """(rows, 1): whether the answer is right."""
+    return (target.reshape(-1) == answers.reshape(-1))[:, None].astype(np.float64)
+
+
+def _class_columns(target: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
+    """(rows, 3 · classes): answered rightly, of it, answered as it; the means of `_counts`."""
+    known = np.arange(classes)
+    of_it = target.reshape(-1, 1) == known
+    as_it = answers.reshape(-1, 1) == known
+    return np.hstack([of_it & as_it, of_it, as_it]).astype(np.float64)
+
+
+def _recall_of_means(means: np.ndarray) -> np.ndarray:
+    hits, sizes, _ = np.split(means, 3, axis=-1)
+    return _mean_of_known(_ratio(hits, sizes))
+
+
+def _f1_of_means(means: np.ndarray) -> np.ndarray:
+    hits, sizes, answered = np.split(means, 3, axis=-1)
+    return _mean_of_known(_ratio(2 * hits, sizes + answered))
+
+
+def _kappa_columns(target: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
+    t, a = (part.reshape(-1).astype(np.float64) for part in (target, answers))
+    return np.stack([t, a, t**2, a**2, (t - a) ** 2], axis=1)
+
+
+def _kappa_of_means(means: np.ndarray) -> np.ndarray:
+    t, a, t2, a2, apart = np.moveaxis(means, -1, 0)
+    return 1 - _ratio(apart, (t2 - t**2) + (a2 - a**2) + (t - a) ** 2)
+
+
+def _log_loss_columns(target: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
+    return _log_losses(target, answers, pd.DataFrame(index=np.arange(len(target))))[:, None]
+
+
+def _error_columns(power: int) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
+    """(rows, 1): a row's mean absolute or squared error over its outputs."""
+
+    def columns(target: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
+        target, answers = _numbers(target, answers)
+        return (abs(target - answers) ** power).mean(1)[:, None]
+
+    return columns
+
+
+def _rmsle_columns(target: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
+    target, answers = _numbers(target, answers)
+    return ((np.log1p(target) - np.log1p(answers)) ** 2).mean(1)[:, None]
+
+
+def _root(means: np.ndarray) -> np.ndarray:
+    return np.sqrt(means[..., 0])
+
+
+def _r2_columns(target: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
+    """Squared errors, and the target and its square about its mean: (rows, 3 · outputs)."""
+    target, answers = _numbers(target, answers)
+    middle = target - target.mean(0)  # else the difference of large squares loses all digits
+    return np.hstack([(target - answers) ** 2, middle, middle**2])
+
+
+def _r2_of_means(means: np.ndarray) -> np.ndarray:
+    left, middle, square = np.split(means, 3, axis=-1)
+    spread = np.maximum(square - middle**2, 0)
+    constant = spread <= 1e-12 * square.max(initial=0)
+    explained = 1 - left / np.where(constant, 1, spread)
+    return np.where(constant, left == 0, explained).mean(-1)
+
+
+def _dice_columns(target: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
+    """Each mask's own coefficient; of one mask whose pixels are the rows: both, either."""
+    if target.ndim > 1:
+        target, answers = (
+            part.reshape(len(part), -1).astype(np.int64) for part in (target, answers)
+        )
+        both, sizes = (target * answers).sum(1), target.sum(1) + answers.sum(1)
+        return np.where(sizes == 0, 1, 2 * both / np.maximum(sizes, 1))[:, None]
+    target, answers = target.astype(np.float64), answers.reshape(-1).astype(np.float64)
+    return np.stack([2 * target * answers, target + answers], axis=1)
+
+
+def _dice_of_means(means: np.ndarray) -> np.ndarray:
+    if means.shape[-1] == 1:
+        return means[..., 0]
+    return np.where(means[..., 1] == 0, 1.0, _ratio(means[..., 0], means[..., 1]))
+
+
+accuracy = Metric("accuracy", _accuracy, True, Means(_hits, _only))
 """Share of rows whose class position is right; target and answers (rows,)."""
 
-balanced_accuracy = Metric("balanced_accuracy", _balanced_accuracy, greater_is_better=True)
+balanced_accuracy = Metric(
+    "balanced_accuracy", _balanced_accuracy, True, Means(_class_columns, _recall_of_means)
+)
 """Mean recall over the classes that the target has; target and answers (rows,)."""
 
-macro_f1 = Metric("macro_f1", _macro_f1, greater_is_better=True)
+macro_f1 = Metric("macro_f1", _macro_f1, True, Means(_class_columns, _f1_of_means))
 """Mean F1 over the classes that the target or the answers have; both (rows,)."""
 
-micro_f1 = Metric("micro_f1", _accuracy, greater_is_better=True)
+micro_f1 = Metric("micro_f1", _accuracy, True, Means(_hits, _only))
 """F1 over all rows' decisions together; with one class a row that is the accuracy. Both (rows,)."""
 
-quadratic_kappa = Metric("quadratic_kappa", _quadratic_kappa, greater_is_better=True)
+quadratic_kappa = Metric(
+    "quadratic_kappa", _quadratic_kappa, True, Means(_kappa_columns, _kappa_of_means)
+)
 """Cohen's kappa with weights (i - j)², i and j being the class positions, both (rows,).
 
 scikit-learn's with `labels=range(classes)`: a class that nobody uses still takes its place.
 """
 
-log_loss = Metric("log_loss", _log_loss, greater_is_better=False)
+log_loss = Metric("log_loss", _log_loss, False, Means(_log_loss_columns, _only))
 """Mean of -log(probability of the row's class); answers (rows, classes), or (rows,) for class 1.
 
 Probabilities are clipped by their type's machine epsilon, as in scikit-learn. A class may be
@@ -381,25 +508,25 @@ Between two thresholds the ROC curve is interpolated linearly. Scores (rows,), (
 (rows, 2), higher for class 1.
 """
 
-mse = Metric("mse", _mse, greater_is_better=False)
+mse = Metric("mse", _mse, False, Means(_error_columns(2), _only))
 """Mean squared error, plainly over all rows and outputs."""
 
-rmse = Metric("rmse", _rmse, greater_is_better=False)
+rmse = Metric("rmse", _rmse, False, Means(_error_columns(2), _root))
 """Square root of `mse`: of the mean over all rows and outputs, not a mean of roots."""
 
-mae = Metric("mae", _mae, greater_is_better=False)
+mae = Metric("mae", _mae, False, Means(_error_columns(1), _only))
 """Mean absolute error, plainly over all rows and outputs."""
 
-rmsle = Metric("rmsle", _rmsle, greater_is_better=False)
+rmsle = Metric("rmsle", _rmsle, False, Means(_rmsle_columns, _root))
 """`rmse` of log(1 + target) and log(1 + answers); numbers of -1 or less raise UserError."""
 
-r2 = Metric("r2", _r2, greater_is_better=True)
+r2 = Metric("r2", _r2, True, Means(_r2_columns, _r2_of_means))
 """Coefficient of determination, averaged uniformly over outputs.
 
 An output whose target is constant counts 1 where every answer is right, else 0, as in scikit-learn.
 """
 
-dice = Metric("dice", _dice, greater_is_better=True)
+dice = Metric("dice", _dice, True, Means(_dice_columns, _dice_of_means))
 """2|A∩B| / (|A|+|B|) of masks of 0 and 1, (rows, ...), averaged over rows; 1 where both are empty.
 
 A target of shape (rows,) is one mask whose pixels are the rows: the F1 score of class 1.

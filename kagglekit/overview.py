@@ -8,7 +8,7 @@ from typing import Any
 
 from . import competition as contract
 from . import config as configs
-from . import folders
+from . import folders, standings
 from . import leaderboard as index
 from .errors import KagglekitError
 
@@ -68,8 +68,14 @@ def recipes(name: str) -> dict[str, Any]:
     }
 
 
-def leaderboard(name: str | None, rebuild: bool) -> dict[str, Any]:
-    """The runs of one competition, or of all, best first; of one also what Kaggle says of it."""
+def leaderboard(
+    name: str | None, rebuild: bool, sort: str | None = None, filters: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The runs of one competition, or of all, best first; of one also what Kaggle says of it.
+
+    `sort` and `filters` are as typed; UserError where they make no sense.
+    """
+    standings.select([], sort, filters)  # a typing error is told at once
     if name is not None and not (folders.runs() / name).is_dir():
         # an unknown name is an error, not an empty table
         contract.find(name, folders.competitions())
@@ -77,7 +83,8 @@ def leaderboard(name: str | None, rebuild: bool) -> dict[str, Any]:
         index.rebuild(folders.runs(), folders.submissions())
     rows = index.rows(folders.runs(), name, folders.submissions())
     told = None if name is None else _told(name, rows)
-    return {"runs": [asdict(row) for row in rows], "kaggle": told}
+    chosen = standings.select(rows, sort, filters)
+    return {"runs": [asdict(row) for row in chosen], "kaggle": told}
 
 
 def _told(name: str, rows: Sequence[index.Row]) -> dict[str, Any] | None:

@@ -190,10 +190,23 @@ def _common_size(paths: list[Path], channels: images.Channels) -> tuple[int, int
 
 
 def _stack(paths: list[Path], channels: images.Channels, size: tuple[int, int]) -> np.ndarray:
+    _refuse_too_many(len(paths), channels, size)
     stacked = np.zeros((len(paths), channels, *size), np.uint8)
     for number, path in enumerate(paths):
         stacked[number] = images.read(path, channels, size).transpose(2, 0, 1)
     return stacked
+
+
+def _refuse_too_many(rows: int, channels: int, size: tuple[int, int]) -> None:
+    """Refuse pictures that memory has no room for, before it is full."""
+    import psutil
+
+    needed, free = rows * channels * size[0] * size[1], psutil.virtual_memory().available
+    if needed > max(free // 2, _HARMLESS):
+        raise UserError(
+            f"{rows:,} pictures of {size[1]:,} x {size[0]:,} pixels, the size of the first, take "
+            f"{needed / 2**30:,.0f} GiB, and {free / 2**30:,.0f} are free: make them smaller"
+        )
 
 
 # --- idx files (yann.lecun.com/exdb/mnist) ------------------------------------------------------

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from . import (
     backbones,
+    board,
     devices,
     faults,
     files,
@@ -40,7 +41,7 @@ from .folds import Fold
 from .gather import gather
 from .problem import Problem
 from .progress import Progress, listening
-from .recipe import Member, Recipe
+from .recipe import Member, Predictor, Recipe
 from .run import Answers, Key, Run
 from .stages import stage
 from .stamps import Stamp
@@ -68,6 +69,23 @@ class Request:
     command: str = ""
 
 
+class Part(Protocol):
+    """What a recipe builds on: another recipe's job, or a finished run as it stands."""
+
+    @property
+    def run(self) -> Run:
+        """Its run."""
+        ...
+
+    def oof_on(self, rows: np.ndarray) -> np.ndarray:
+        """Its OOF answers on training rows; UserError where one has none."""
+        ...
+
+    def predictor(self, key: Key) -> Predictor:
+        """What its member of that fold and seed answers."""
+        ...
+
+
 @dataclass(frozen=True)
 class Job:
     """One recipe on one problem: all that the stages of its run share."""
@@ -79,7 +97,7 @@ class Job:
     folds: list[Fold]
     run: Run
     stamp: Stamp
-    needed: Mapping[str, Job]
+    needed: Mapping[str, Part]
 
     @property
     def recipe(self) -> Recipe:
@@ -129,6 +147,21 @@ class Job:
         used = [rows for fold in self.folds for rows in fold]
         return np.unique(np.concatenate(used)), np.zeros(0, np.int64)
 
+    def oof_on(self, rows: np.ndarray) -> np.ndarray:
+        """The OOF answers of the finished run on `rows`."""
+        oof = _out_of_fold(self)
+        missing = int((~oof.covered[rows]).sum())
+        if missing:
+            raise UserError(
+                f"{self.recipe_name} has no OOF answer for {missing} training rows: a recipe that "
+                "builds on it needs folds that cover every row"
+            )
+        return oof.answers[rows]
+
+    def predictor(self, key: Key) -> Predictor:
+        """What a member of the finished run answers."""
+        return Fitted(self.problem.competition, self.run).predictor(key)
+
     @property
     def csv(self) -> Path:
         """Where the submission goes."""
@@ -143,7 +176,7 @@ def train(request: Request, progress: Progress) -> dict[str, Any]:
     """
     with visiting(request.command), _caches(request.fresh), progress, listening(progress):
         job = prepare(request, progress)
-        trained = _finish(job, progress, set())
+        trained = complete(job, progress)
     return {**summary(job), "trained": trained}
 
 
@@ -171,6 +204,11 @@ def _caches(fresh: bool) -> Iterator[None]:
             del os.environ["KAGGLEKIT_CACHE"]
             if usual is not None:
                 os.environ["KAGGLEKIT_CACHE"] = usual
+
+
+def complete(job: Job, progress: Progress) -> bool:
+    """Do what is left of a run, and of those it needs; whether anything was."""
+    return _finish(job, progress, set())
 
 
 # --- prepare ------------------------------------------------------------------------------------
@@ -293,7 +331,7 @@ def _finish(job: Job, progress: Progress, done: set[str]) -> bool:
     `done` are the runs that this command has been through, which several recipes may need.
     """
     for name, other in job.needed.items():
-        if other.run.name not in done:
+        if isinstance(other, Job) and other.run.name not in done:
             progress.say(f"{job.recipe_name} needs {name}")
             _finish(other, progress, done)
     done.add(job.run.name)
@@ -316,6 +354,8 @@ def _train(job: Job, progress: Progress) -> bool:
     else:
         progress.say(f"{job.run.name} is trained already; --fresh trains it again")
     _record(job)
+    if left:
+        board.refresh(folders.runs(), folders.submissions())
     return left
 
 
@@ -500,30 +540,18 @@ def _member(job: Job, key: Key, progress: Progress) -> Member:
     train_rows, valid_rows = job.rows(key)
     folder = job.run.member(key)
     folder.mkdir(parents=True, exist_ok=True)
-    competition, manifest = job.problem.competition, job.run.manifest()
+    manifest = job.run.manifest()
     return Member(
         train=job.data.split(train_rows, "train"),
         valid=job.data.split(valid_rows, "valid"),
         seed=key.seed,
         folder=folder,
         name=key.name,
-        before={n: Fitted(competition, o.run).predictor(key) for n, o in job.needed.items()},
-        oof={name: _oof_on(other, train_rows) for name, other in job.needed.items()},
+        before={name: other.predictor(key) for name, other in job.needed.items()},
+        oof={name: other.oof_on(train_rows) for name, other in job.needed.items()},
         record=_Recorder(job, key, valid_rows, progress),
         stamp=replace(job.stamp, forced=job.stamp.forced or bool(manifest.get("forced"))),
     )
-
-
-def _oof_on(job: Job, rows: np.ndarray) -> np.ndarray:
-    """The OOF answers of a finished run on `rows`."""
-    oof = _out_of_fold(job)
-    missing = int((~oof.covered[rows]).sum())
-    if missing:
-        raise UserError(
-            f"{job.recipe_name} has no OOF answer for {missing} training rows: a recipe that "
-            "builds on it needs folds that cover every row"
-        )
-    return oof.answers[rows]
 
 
 class _Recorder:
@@ -673,6 +701,7 @@ def _scores(job: Job, members: Mapping[Key, Answers]) -> dict[str, Any]:
             }
             for key, answers in scored.items()
         ],
+        "repeats": scoring.score_seeds(competition, data, scored),
         "views": scoring.score_views(competition, data, scored, mean),
     }
 

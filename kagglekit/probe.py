@@ -29,7 +29,7 @@ class ChoiceConfig(Config):
     """Strengths and sets of features are chosen inside each training fold."""
 
     strengths: tuple[float, ...] = knob(
-        (0.001, 0.01, 0.1, 1.0), "inverse penalties C of the classifier to choose among", least=1e-9
+        (0.01, 0.1, 1.0, 10.0), "inverse penalties C of the classifier to choose among", least=1e-9
     )
     inner_folds: int = knob(5, "folds inside the training rows, on which is chosen", least=2)
     average: int = knob(3, "so many of the best candidates answer together", least=1)
@@ -175,7 +175,7 @@ def _fitted(
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     views, rows, _ = features.shape
     x = features.reshape(views * rows, -1).astype(np.float64)

@@ -31,7 +31,8 @@ _LATEST = 3  # finished members shown where not all fit
 _BAR = 12  # characters of an epoch bar
 
 # One character for one wherever a column's width depends on it.
-_LEGIBLE = str.maketrans({"±": "+-", "…": ".", "·": "-", "×": "x", "✓": "*", "–": "-", "→": ">"})
+_LEGIBLE = str.maketrans({"±": "+-", "…": ".", "·": "-", "×": "x", "✓": "*", "–": "-", "→": ">",
+                         "─": "-", "●": "o", "┃": "|", "◆": "@"})  # fmt: skip
 
 
 class Progress(Protocol):

@@ -53,6 +53,7 @@ _SCORES: dict[str, _Kind] = {
     "practice_lb": (int | float | None, str),
     "seconds": (int | float, str),
 }
+_LATER_SCORES: dict[str, _Kind] = {"repeats": (dict, object)}
 # the arrays of a member's answers, and the kinds of their types
 _ANSWERS = {
     "valid_rows": "iu", "valid": "fiu", "test": "fiu", "valid_views": "fiu", "views": "U",
@@ -189,7 +190,7 @@ class Run:
     def scores(self) -> dict[str, Any] | None:
         """The content of scores.json; None before the run was scored."""
         path = self.folder / "scores.json"
-        return _mapping(path, _SCORES) if path.exists() else None
+        return _mapping(path, _SCORES, _LATER_SCORES) if path.exists() else None
 
     def members(self) -> list[Key]:
         """The members whose answers the run's scores and submission are made of, in order."""

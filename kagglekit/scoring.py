@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import tables
+from . import paired, tables
 from .competition import Competition
 from .data import Data
 from .decisions import Combine, Decide
@@ -66,20 +66,64 @@ def decide(competition: Competition, data: Data, oof: OutOfFold, rows: np.ndarra
     return competition.decision(data.target[known], oof.answers[known])
 
 
+def cross_decided(
+    competition: Competition, data: Data, folds: Sequence[FoldAnswers], oof: OutOfFold
+) -> np.ndarray:
+    """(train rows, ...) OOF answers, each fold's decided without its rows; zeros if not covered."""
+    return _decided(folds, oof, [decide(competition, data, oof, fold.rows) for fold in folds])
+
+
+def _decided(
+    folds: Sequence[FoldAnswers], oof: OutOfFold, decisions: Sequence[Decide]
+) -> np.ndarray:
+    decided = None
+    for fold, decision in zip(folds, decisions, strict=True):
+        part = decision(oof.answers[fold.rows])
+        if decided is None:
+            decided = np.zeros((len(oof.covered), *part.shape[1:]), part.dtype)
+        decided[fold.rows] = part
+    assert decided is not None
+    return decided
+
+
+def score_seeds(
+    competition: Competition, data: Data, members: Mapping[Key, Answers]
+) -> dict[str, Any]:
+    """Each seed's own CV score, and their mean with standard deviation and 95 % interval.
+
+    A seed counts that has answered all the folds that any has. The interval is Student's t over
+    seeds, None for one: what it spans is the luck of training, not that of these rows.
+    """
+    folds = {key.fold for key in members}
+    by_seed = {
+        seed: {key: answers for key, answers in members.items() if key.seed == seed}
+        for seed in sorted({key.seed for key in members})
+    }
+    scored = {
+        seed: score_folds(competition, data, by_fold(own, competition.combine))["cv"]
+        for seed, own in by_seed.items()
+        if {key.fold for key in own} == folds
+    }
+    values = list(scored.values())
+    return {
+        "scores": [{"seed": seed, "score": score} for seed, score in scored.items()],
+        "mean": float(np.mean(values)) if values else None,
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "interval": paired.mean_interval(values),
+    }
+
+
 def score_folds(
     competition: Competition, data: Data, folds: Sequence[FoldAnswers]
 ) -> dict[str, Any]:
     """Scores of each fold and of all OOF answers together, with mean and standard deviation."""
     oof = out_of_fold(folds, len(data.train))
-    scores, decided = [], None
-    for fold in folds:
-        decision = decide(competition, data, oof, fold.rows)
-        scores.append(_score(competition, data, fold.rows, decision(fold.answers)))
-        pooled = decision(oof.answers[fold.rows])
-        if decided is None:
-            decided = np.zeros((len(oof.covered), *pooled.shape[1:]), pooled.dtype)
-        decided[fold.rows] = pooled
-    assert decided is not None
+    decisions = [decide(competition, data, oof, fold.rows) for fold in folds]
+    scores = [
+        _score(competition, data, fold.rows, decision(fold.answers))
+        for fold, decision in zip(folds, decisions, strict=True)
+    ]
+    decided = _decided(folds, oof, decisions)
     covered = np.flatnonzero(oof.covered)
     return {
         "cv": _score(competition, data, covered, decided[covered]),

@@ -17,9 +17,11 @@ from .errors import UserError
 from .folds import Fold
 
 _SHOWS_ONLY = {
-    "__main__", "agreement", "certify", "cleaning", "cli", "credentials", "display",
-    "display_kaggle", "doctor", "downloading", "inventory", "journal", "kaggle", "leaderboard",
-    "locks", "overview", "pace", "practice_server", "progress", "signals", "stages", "submitting",
+    "__main__", "agreement", "board", "certify", "cleaning", "cli", "comparing", "contenders",
+    "credentials", "diagnosis", "display", "display_decide", "display_kaggle", "doctor",
+    "downloading", "drawing", "evidence", "inventory", "journal", "kaggle", "leaderboard", "locks",
+    "overview", "paired", "pace", "pages", "practice_server", "progress", "report", "shakeup",
+    "signals", "stages", "standings", "strips", "submitting", "thumbnails",
 }  # fmt: skip
 _LIBRARIES = ("kagglekit", "torch", "timm", "numpy", "pandas", "scikit-learn", "scipy")
 _TOOLS = ("python", "processor", *_LIBRARIES)

@@ -14,7 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from . import agreement, files, folders, journal, kaggle, leaderboard, locks, problem, signals
+from . import (
+    agreement,
+    board,
+    files,
+    folders,
+    journal,
+    kaggle,
+    leaderboard,
+    locks,
+    problem,
+    signals,
+)
 from . import run as runs
 from .competition import Competition
 from .data import Data
@@ -497,6 +508,7 @@ def _mirror(attempt: Attempt) -> None:
             leaderboard.record(
                 folders.runs(), folders.submissions(), attempt.competition, attempt.run
             )
+            board.refresh(folders.runs(), folders.submissions())
 
 
 # --- afterwards ---------------------------------------------------------------------------------

@@ -15,21 +15,10 @@ from safetensors.torch import load_file, save_file
 from kagglekit import backbones
 from kagglekit.backbones import BackboneConfig
 from kagglekit.errors import UserError
+from tests.miniatures import weights
 
 TINY = "test_resnet"
 GIVEN = Path(__file__).parents[2] / "shared" / "weights" / "mobilenetv2_100_imagenet.safetensors"
-
-
-def weights(path: Path, name: str = TINY, **metadata: str) -> Path:
-    """A file of random weights of a small model, with its classifier."""
-    torch.manual_seed(0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = timm.create_model(name, pretrained=False).state_dict()
-    if path.suffix == ".safetensors":
-        save_file(state, path, metadata or None)
-    else:
-        torch.save({"state_dict": {f"module.{key}": part for key, part in state.items()}}, path)
-    return path
 
 
 def given(path: Path, monkeypatch: pytest.MonkeyPatch, **knobs: Any) -> backbones.Pretrained:
@@ -153,7 +142,7 @@ def test_a_run_is_named_by_what_weights_hold_not_by_where_they_lie(tmp_path, mon
 @pytest.mark.parametrize("name", [TINY, "test_vit", "test_efficientnet", "test_convnext"])
 def test_an_image_has_the_same_features_in_any_company(tmp_path, monkeypatch, name):
     path = weights(tmp_path / f"{name}.safetensors", name)
-    backbone = backbones.Backbone(given(path, monkeypatch))
+    backbone = backbones.Backbone(given(path, monkeypatch, image_size=64))
     images = pictures(19)
     first, last = backbone.blocks[0], backbone.blocks[-1]
     layers = ("pooled", last, f"{last}:max", f"{first}:2x1")
@@ -169,11 +158,11 @@ def test_an_image_has_the_same_features_in_any_company(tmp_path, monkeypatch, na
 
 def test_features_are_computed_once_for_a_content(tmp_path, monkeypatch):
     path = weights(tmp_path / f"{TINY}.safetensors")
-    first = backbones.Backbone(given(path, monkeypatch))
+    first = backbones.Backbone(given(path, monkeypatch, image_size=32))
     images = pictures(3, channels=1)
     computed = first.cached_features(images, ["pooled", "block1"])
     assert np.array_equal(computed["pooled"], first.features(np.repeat(images, 3, 3))["pooled"])
-    again = backbones.Backbone(given(path, monkeypatch))
+    again = backbones.Backbone(given(path, monkeypatch, image_size=32))
     monkeypatch.setattr(again.pretrained.__class__, "load", None)  # would fail if it were asked
     warm = again.cached_features(images.copy(), ["pooled", "block1"])
     assert all(np.array_equal(computed[layer], warm[layer]) for layer in computed)

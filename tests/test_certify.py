@@ -27,8 +27,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from kagglekit import (
-    Blend, Competition, Config, Network, NetworkConfig, folds, metrics, regression, submission,
-    tables,
+    Blend, BlendConfig, Competition, Config, Network, NetworkConfig, folds, metrics, regression,
+    submission, tables,
 )
 
 
@@ -80,7 +80,9 @@ competition = Competition(
         "cohort": network(
             folds=3, ema=0.9, mixup=0.2, accumulate=2, patience=2, polish=2, checkpoint_seconds=0
         ),
-        "everything": Blend(("streamed", "mixed", "newton", "lbfgs"), Config(folds=2)),
+        "everything": Blend(
+            ("streamed", "mixed", "newton", "lbfgs"), BlendConfig(folds=2, final="members")
+        ),
     },
 )
 '''

@@ -6,6 +6,7 @@ import gzip
 import shutil
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -277,4 +278,12 @@ def test_a_train_csv_beside_folders_tells_more_of_the_pictures(tmp_path):
     wrong = rows[0].replace(f",{paths[0].parent.name},", ",another,")
     (tmp_path / "train.csv").write_text("\n".join([header, wrong, *rows[1:]]))
     with pytest.raises(UserError, match="says 'another' of"):
+        pictures.classification(tmp_path, 1)
+
+
+def test_pictures_that_memory_has_no_room_for_are_refused_before_it_is_full(tmp_path, monkeypatch):
+    files(tmp_path)
+    monkeypatch.setattr(pictures, "_HARMLESS", 100)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=200))
+    with pytest.raises(UserError, match="GiB, and 0 are free"):
         pictures.classification(tmp_path, 1)

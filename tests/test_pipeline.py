@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kagglekit import blend, folders, folds, pipeline, problem
+from kagglekit import folders, folds, mixing, pipeline, problem
 from kagglekit.cli import main
 from kagglekit.errors import DivergedError, UserError
 from kagglekit.progress import progress
@@ -556,7 +556,7 @@ def test_a_blend_trains_what_it_needs_once_and_on_its_own_folds() -> None:
 
 
 def test_needed_recipes_take_the_folds_that_are_the_recipe_s_by_default() -> None:
-    more = 'competition.recipes["mix"] = Blend(("line", "curve"), Config(folds=5, seed=3))\n'
+    more = 'competition.recipes["mix"] = Blend(("line", "curve"), BlendConfig(folds=5, seed=3))\n'
     toys.write(Path.cwd(), more, data=False)
     mix = Path(train("mix")["folder"])
     needs = json.loads((mix / "run.json").read_text())["needs"]
@@ -576,7 +576,7 @@ def test_a_blend_learns_from_the_oof_answers_of_its_own_training_rows() -> None:
     target = np.load(mix / "target.npy")
     for number, (rows, _) in enumerate(folds.load(mix / "folds.csv")):
         learned = np.load(mix / f"fold{number}-seed0" / "weights.npz")["weights"]
-        np.testing.assert_array_equal(learned, blend.weights(oof[:, rows], target[rows]))
+        np.testing.assert_array_equal(learned, mixing.weights(oof[:, rows], target[rows]))
 
 
 def test_a_blend_refuses_folds_that_leave_rows_without_an_oof_answer() -> None:
@@ -592,7 +592,7 @@ competition = replace(competition, folds=folds.hold_out(0.3))
 
 def test_a_fresh_run_that_two_recipes_need_is_trained_once() -> None:
     more = """
-competition.recipes["again"] = Blend(("line", "mix"), Config(folds=3))
+competition.recipes["again"] = Blend(("line", "mix"), BlendConfig(folds=3, final="members"))
 """
     toys.write(Path.cwd(), more, data=False)
     train("again", fresh=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kagglekit import (
-    Blend, Competition, Config, Estimator, folds, knob, metrics, submission, tables,
+    Blend, BlendConfig, Competition, Config, Estimator, folds, knob, metrics, submission, tables,
 )
 from tests import miniatures, toys
 
@@ -68,7 +68,7 @@ competition = Competition(
         "refitted": Estimator(
             lambda config: Line(1, config.ridge), LineConfig(folds=3, final="refit")
         ),
-        "mix": Blend(("line", "curve"), Config(folds=3)),
+        "mix": Blend(("line", "curve"), BlendConfig(folds=3, final="members", method="weights")),
     },
     practice={"functions": practise},
 )

@@ -6,33 +6,33 @@ from pathlib import Path
 import numpy as np
 
 from kagglekit import (
+    Blend,
     Competition,
     Data,
+    Network,
     Probe,
     ProbeConfig,
     backbones,
+    finetune,
     folds,
     knob,
     metrics,
     most_probable,
+    multiclass,
     pictures,
     submission,
 )
 
+from . import looks, networks, practice
+
 PERSON = "subject"
-# windows of a portrait (top, bottom, left, right), as shares of its sides
-WINDOWS = {
-    "whole": (0.0, 1.0, 0.0, 1.0),
-    "upper": (0.1, 0.8, 0.0, 1.0),
-    "eyes": (0.18, 0.67, 0.04, 0.96),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FacesConfig(ProbeConfig):
     """Which parts of a portrait the backbone looks at."""
 
-    windows: tuple[str, ...] = knob(tuple(WINDOWS), "parts of a picture to choose among")
+    windows: tuple[str, ...] = knob(tuple(looks.WINDOWS), "parts of a picture to choose among")
 
 
 def load(folder: Path) -> Data:
@@ -40,28 +40,23 @@ def load(folder: Path) -> Data:
     return pictures.classification(folder, channels=1)
 
 
-def faces(data: Data, testing: bool, config: FacesConfig) -> dict[str, np.ndarray]:
-    """Features of all pictures and their mirror images: "window/layer" -> (2, rows, features)."""
-    backbone = backbones.load(config)
-    inputs = data.test_inputs if testing else data.train_inputs
-    assert inputs is not None
-    images = inputs.transpose(0, 2, 3, 1)
-    found: dict[str, np.ndarray] = {}
-    for name in config.windows:
-        seen = cut(images, name)
-        views = [backbone.cached_features(part, config.layers) for part in (seen, seen[:, :, ::-1])]
-        for layer in config.layers:
-            found[f"{name}/{layer}"] = np.stack([view[layer] for view in views])
-    return found
+def candidates(data: Data, testing: bool, config: FacesConfig) -> dict[str, np.ndarray]:
+    """Every window through every layer, of the picture and its mirror image."""
+    return looks.features(data, testing, config, config.windows, config.layers)
 
 
-def cut(images: np.ndarray, window: str) -> np.ndarray:
-    """A window of images (rows, height, width, channels)."""
-    height, width = images.shape[1:3]
-    top, bottom, left, right = WINDOWS[window]
-    rows = slice(round(top * height), round(bottom * height))
-    return images[:, rows, round(left * width) : round(right * width)]
-
+SCRATCH = networks.Portraits(
+    epochs=60, batch_size=32, lr=3e-3, weight_decay=0.05, label_smoothing=0.1, mixup=0.2, ema=0.98,
+    dropout=0.2,
+)  # fmt: skip
+HEADS = networks.HeadsConfig(
+    epochs=60, batch_size=64, lr=1e-3, weight_decay=0.1, label_smoothing=0.05, mixup=0.2, ema=0.98,
+    dropout=0.5, precision="fp32", channels_last=False,
+)  # fmt: skip
+FINETUNE = networks.FinetunedPortraits(
+    epochs=8, batch_size=16, lr=1e-3, weight_decay=0.05, label_smoothing=0.1, mixup=0.2, ema=0.95,
+    dropout=0.2, layer_decay=0.8, image_size=128, warmup=0.1,
+)  # fmt: skip
 
 competition = Competition(
     slug="2024-binary-classification-glasses-no-glasses",
@@ -70,5 +65,23 @@ competition = Competition(
     metric=metrics.accuracy,
     decision=most_probable,
     submission=submission.labels(),
-    recipes={"probe": Probe(faces, FacesConfig(), PERSON)},
-)
+    recipes={
+        "probe": Probe(candidates, FacesConfig(), PERSON),
+        "heads": Network(
+            networks.features, networks.head, multiclass, HEADS, networks.swapped, networks.both,
+            prepare=networks.fit_scales, complete=backbones.resolve,
+        ),
+        "finetune": Network(
+            networks.portraits_to_tune, finetune.model, multiclass, FINETUNE,
+            networks.changed_by_knobs, networks.seen, finetune.layer_wise, finetune.start,
+            complete=backbones.resolve,
+        ),
+        "scratch": Network(
+            networks.portraits, networks.small, multiclass, SCRATCH, networks.changed,
+            networks.seen,
+        ),
+        "blend": Blend(("probe", "heads", "finetune"), metric=metrics.accuracy,
+                       decision=most_probable),
+    },
+    practice={"faces": practice.write},
+)  # fmt: skip

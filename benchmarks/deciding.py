@@ -1,0 +1,158 @@
+"""Do intervals cover and verdicts hold? `python benchmarks/deciding.py [REPEATS]` simulates it.
+
+Draws tasks whose true difference of two models is known, and prints for each metric how often the
+95 % interval of `paired.difference` holds it, and how often two equally good models are told apart.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from kagglekit import metrics, paired
+from kagglekit.metrics import Metric
+
+Rng = np.random.Generator
+Task = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]  # target, two answers, groups
+_TRUTH = 4_000_000  # rows from which the true difference is computed
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of task: so many rows drawn from it, and how far the second model is behind."""
+
+    name: str
+    metric: Metric
+    rows: int
+    draw: Callable[[Rng, int, float], Task]
+    behind: float
+
+    def truth(self) -> float:
+        """The difference that ever more rows would show."""
+        target, one, other, _ = self.draw(np.random.default_rng(99), _TRUTH, self.behind)
+        table = pd.DataFrame(index=np.arange(len(target)))
+        apart = self.metric.score(target, one, table) - self.metric.score(target, other, table)
+        return apart if self.metric.greater_is_better else -apart
+
+
+def classes(rng: Rng, rows: int, behind: float) -> Task:
+    """Five classes of unequal size; rows differ in how hard they are, for both models alike."""
+    target = rng.choice(5, rows, p=[0.4, 0.3, 0.15, 0.1, 0.05])
+    hard = rng.beta(0.5, 3.0, rows)
+    answers = [
+        np.where(rng.random(rows) < np.clip(hard + extra, 0, 1), rng.integers(0, 5, rows), target)
+        for extra in (0.0, behind)
+    ]
+    return target, answers[0], answers[1], None
+
+
+def numbers(rng: Rng, rows: int, behind: float) -> Task:
+    """Errors with heavy tails, of which half is common to both models."""
+    target = rng.standard_normal(rows)
+    common = rng.standard_t(6, rows)
+    own = [rng.standard_t(6, rows) for _ in range(2)]
+    return target, target + common + own[0], target + common + (1 + behind) * own[1], None
+
+
+def grouped(rng: Rng, rows: int, behind: float) -> Task:
+    """Groups of ten rows whose errors are alike."""
+    groups = np.arange(rows) // 10
+    target = rng.standard_normal(rows)
+    own = [
+        rng.standard_normal(groups[-1] + 1)[groups] + 0.5 * rng.standard_normal(rows)
+        for _ in range(2)
+    ]
+    return target, target + own[0], target + (1 + behind) * own[1], groups
+
+
+def ranked(rng: Rng, rows: int, behind: float) -> Task:
+    """Scores of two classes."""
+    target = (rng.random(rows) < 0.3).astype(np.int64)
+    common = rng.standard_normal(rows)
+    own = [2 * target + common + (1 + extra) * rng.standard_normal(rows) for extra in (0, behind)]
+    return target, own[0], own[1], None
+
+
+CASES = (
+    Case("accuracy, 500 rows", metrics.accuracy, 500, classes, 0.03),
+    Case("accuracy, 8,000 rows", metrics.accuracy, 8000, classes, 0.01),
+    Case("macro F1, 1,000 rows", metrics.macro_f1, 1000, classes, 0.03),
+    Case("kappa, 1,000 rows", metrics.quadratic_kappa, 1000, classes, 0.03),
+    Case("RMSE, 300 rows", metrics.rmse, 300, numbers, 0.1),
+    Case("RMSE, 8,000 rows", metrics.rmse, 8000, numbers, 0.03),
+    Case("RMSE, 100 groups of 10", metrics.rmse, 1000, grouped, 0.1),
+    Case("AUC, 400 rows", metrics.roc_auc, 400, ranked, 0.3),
+)
+
+
+def simulate(case: Case, repeats: int, seed: int = 0) -> tuple[float, float]:
+    """Share of intervals that hold the truth, and of equal models that are told apart."""
+    truth, covered, apart = case.truth(), 0, 0
+    for number in range(repeats):
+        low, high = _found(case, np.random.default_rng([seed, number]), case.behind).interval
+        covered += low <= truth <= high
+        # both ways together: the claim that one of two equal models is better
+        apart += _found(case, np.random.default_rng([seed + 1, number]), 0.0).p <= 0.05
+    return covered / repeats, apart / repeats
+
+
+def _found(case: Case, rng: Rng, behind: float) -> paired.Difference:
+    target, one, other, groups = case.draw(rng, case.rows, behind)
+    table = pd.DataFrame(index=np.arange(len(target)))
+    scores = paired.judged(case.metric, target, [one, other], table, groups)
+    return paired.difference(scores, 0, 1, case.metric.greater_is_better)
+
+
+def simulate_repeats(repeats: int, seeds: int, seed: int = 0) -> tuple[float, float]:
+    """The same of the corrected t-test: ridge regressions on new data, in 5 folds and by seeds.
+
+    The two models see different random features of the same kind, so neither is better; the
+    first number is how often the interval holds zero, the second how often it does not decide so.
+    """
+    decided = 0
+    for number in range(repeats):
+        rng = np.random.default_rng([seed, number])
+        x = rng.standard_normal((200, 10))
+        y = x @ rng.standard_normal(10) + rng.standard_normal(200)
+        differences = []
+        for start in range(seeds):
+            for fold in range(5):
+                valid = np.arange(200) % 5 == fold
+                errors = []
+                for model in range(2):
+                    draw = np.random.default_rng([number, start, fold, model])
+                    z = np.tanh(x @ draw.standard_normal((10, 40)) / 3)
+                    a = z[~valid].T @ z[~valid] + np.eye(40)
+                    weights = np.linalg.solve(a, z[~valid].T @ y[~valid])
+                    errors.append(np.mean((z[valid] @ weights - y[valid]) ** 2))
+                differences.append(errors[1] - errors[0])
+        test = paired.repeated(np.array(differences), 0.25)
+        assert test is not None
+        decided += test.p <= 0.05
+    return 1 - decided / repeats, decided / repeats
+
+
+def main(repeats: int = 1000) -> None:
+    """Print coverage and false claims of every case."""
+    print(f"{repeats} repeats, so ± {196 * np.sqrt(0.05 * 0.95 / repeats):.1f} points\n")
+    print(f"{'':26}{'95 % interval holds':>22}{'equal told apart':>20}{'seconds':>10}")
+    for case in CASES:
+        began = time.monotonic()
+        covered, apart = simulate(case, repeats)
+        seconds = time.monotonic() - began
+        print(f"{case.name:26}{covered:>21.1%}{apart:>20.1%}{seconds:>10.0f}", flush=True)
+    for seeds in (1, 3):
+        began = time.monotonic()
+        covered, apart = simulate_repeats(repeats, seeds)
+        name = f"t-test, 5 folds × {seeds}"
+        seconds = time.monotonic() - began
+        print(f"{name:26}{covered:>21.1%}{apart:>20.1%}{seconds:>10.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,181 @@
+"""Finished runs mixed into a run of its own: no model is trained, and none is asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import config as configs
+from . import contenders, devices, faults, files, folders, pipeline, stamps
+from .blend import RECIPE, Blend, BlendConfig
+from .contenders import Contender, Contest
+from .data import Split
+from .decisions import Combine
+from .errors import UserError
+from .progress import Progress, listening
+from .recipe import Predictor
+from .run import Key, Run
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user typed after `kagglekit blend`."""
+
+    name: str
+    wanted: tuple[str, ...] = ()  # runs; none = all that compare with the best one
+    assignments: tuple[str, ...] = ()  # "key=value"
+    data: Path | None = None
+    command: str = ""
+
+
+@faults.explained()
+def blend(request: Request, progress: Progress) -> dict[str, Any]:
+    """The summary of the blend's run, as `train` gives it, and what it was made of.
+
+    `parts` are the runs with their CV scores, the best first, and the weight of each in the test
+    answers where the mix has weights; `method` is how they were mixed there. A blend of the same
+    answers is not made again. Raises UserError for fewer than two runs, for runs that do not
+    compare, and for runs that answered different rows.
+    """
+    with pipeline.visiting(request.command), progress, listening(progress):
+        contest = contenders.gather(request.name, _wanted(request, progress), request.data)
+        _same_rows(contest)
+        job = _job(request, contest)
+        made = pipeline.complete(job, progress)
+    return {**pipeline.summary(job), "trained": made, **_told(contest, job.run)}
+
+
+def _wanted(request: Request, progress: Progress) -> Sequence[str]:
+    """The runs that were named, or all finished ones with the data, folds and rows of the best."""
+    if len(request.wanted) == 1:
+        raise UserError(f"a blend of {request.wanted[0]} alone is that run: name two runs or more")
+    if request.wanted:
+        return request.wanted
+    home = folders.runs() / request.name
+    found = [name for name in contenders.comparable(request.name)
+             if Run(home / name).manifest()["recipe"] != RECIPE]  # fmt: skip
+    covered = [files.read_array(home / name / "covered.npy") for name in found]
+    found = [name for name, rows in zip(found, covered, strict=True)
+             if np.array_equal(rows, covered[0])]  # fmt: skip
+    if len(found) < 2:
+        raise UserError(
+            f"there are no two finished runs of {request.name} with the same data and folds: "
+            f"train another recipe, as in kagglekit train {request.name} RECIPE"
+        )
+    progress.say(f"blending {', '.join(found)}")
+    return found
+
+
+def _same_rows(contest: Contest) -> None:
+    most = max(contest.contenders, key=lambda one: int(one.oof.covered.sum()))
+    for one in contest.contenders:
+        if not np.array_equal(one.oof.covered, most.oof.covered):
+            raise UserError(
+                f"{one.name} has not answered all rows that {most.name} has: train its other folds"
+            )
+
+
+def _job(request: Request, contest: Contest) -> pipeline.Job:
+    first = contest.contenders[0]
+    parts = tuple(sorted(one.name for one in contest.contenders))
+    drawn = first.manifest["config"]
+    shared = {key: drawn[key] for key in ("folds", "folds_file", "seed") if key in drawn}
+    competition = contest.competition
+    recipe = Blend(parts, BlendConfig(**shared), competition.metric, competition.decision)
+    config = configs.override(recipe.config, request.assignments)
+    read = replace(
+        contest.problem,
+        competition=replace(competition, recipes={**competition.recipes, RECIPE: recipe}),
+    )
+    covered = first.oof.covered
+    split = [(train[covered[train]], valid) for train, valid in first.run.folds()]
+    needed = {one.name: _Part(one, competition.combine) for one in contest.contenders}
+    stamp = stamps.stamp(
+        config,
+        contest.problem.fingerprint,
+        split,
+        stamps.source_digest(folders.competitions() / request.name),
+        {
+            "device": devices.device().type,
+            # a run may have more seeds tomorrow: then it is another blend
+            **{f"needs {name}": _digest(needed[name].run) for name in parts},
+        },
+    )
+    answered = tuple(fold.fold for fold in first.folds)
+    typed = pipeline.Request(
+        name=request.name,
+        recipe=RECIPE,
+        assignments=request.assignments,
+        data=request.data,
+        folds=None if len(answered) == len(split) else answered,
+        rows=first.manifest.get("rows"),
+        command=request.command,
+    )
+    run = Run(folders.runs() / request.name / f"{RECIPE}-{stamp.digest}")
+    return pipeline.Job(
+        typed, read, RECIPE, config, split, run, stamp, {name: needed[name] for name in parts}
+    )
+
+
+def _digest(run: Run) -> str:
+    answers = [files.file_digest(run.folder / f"{part}.npy") for part in ("oof", "test")]
+    return " ".join([run.name, *answers])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A finished run that answers from what it has kept."""
+
+    contender: Contender
+    combine: Combine
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self.contender.run
+
+    def oof_on(self, rows: np.ndarray) -> np.ndarray:
+        """Its OOF answers on `rows`."""
+        return self.contender.oof.answers[rows]
+
+    def predictor(self, key: Key) -> Predictor:
+        """Answers to the validation rows of a fold, and to the test rows."""
+
+        def answer(split: Split) -> np.ndarray:
+            if split.stage == "test":
+                return self._test(key)
+            (fold,) = (fold for fold in self.contender.folds if fold.fold == key.fold)
+            return fold.answers
+
+        return answer
+
+    def _test(self, key: Key) -> np.ndarray:
+        """(test rows, ...): the run's answers, or those of one fold's members together."""
+        if key.fold is None:
+            return files.read_array(self.run.folder / "test.npy")
+        members = self.contender.members.items()
+        return self.combine(np.stack([part.test for k, part in members if k.fold == key.fold]))
+
+
+def _told(contest: Contest, run: Run) -> dict[str, Any]:
+    """What the test answers were mixed of, and how: the fit on all rows, else the last fold's."""
+    keys = run.members()
+    learned = files.read_arrays(run.member(keys[-1]) / "weights.npz")
+    shares = learned["weights"].mean(axis=1) if "weights" in learned else None
+    places = {name: place for place, name in enumerate(sorted(c.name for c in contest.contenders))}
+    scores = contest.judged.whole()
+    return {
+        "method": str(learned["method"]),
+        "parts": [
+            {
+                "run": one.name,
+                "cv": float(score),
+                "weight": None if shares is None else float(shares[places[one.name]]),
+            }
+            for one, score in zip(contest.contenders, scores, strict=True)
+        ],
+    }

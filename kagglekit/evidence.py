@@ -1,0 +1,231 @@
+"""A finished run as its report sees it: its files, and the data it was trained on if here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from . import diagnosis, files, folders, leaderboard, problem
+from . import run as runs
+from .competition import Competition
+from .data import Data
+from .errors import UserError
+from .folds import Fold
+from .run import Run
+
+Kind = Literal["classes", "numbers", "other"]  # of what the answers are
+
+_ARRAYS = ("target", "oof", "covered")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one finished run; arrays are of the rows that a fold validated.
+
+    `rows` are their positions in the training table, `fold` the number of the fold that validated
+    each, `decided` the answers as they were scored: decided without the row's own fold.
+    `data` is None where `missing` says why the training data cannot be shown.
+    """
+
+    run: Run
+    competition: Competition
+    manifest: dict[str, Any]
+    scores: dict[str, Any]
+    folds: list[Fold]
+    rows: np.ndarray
+    fold: np.ndarray
+    target: np.ndarray
+    answers: np.ndarray
+    decided: np.ndarray
+    data: Data | None
+    missing: str
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; empty where numbers are answered."""
+        return list(self.manifest["classes"])
+
+    @property
+    def kind(self) -> Kind:
+        """Whether classes are answered, numbers, or what has no figures here (masks, boxes)."""
+        width = self.answers.shape[1] if self.answers.ndim == 2 else 0
+        if self.classes:
+            sound = self.target.ndim == 1 and width == len(self.classes)
+            inside = len(self.target) and 0 <= self.target.min() <= self.target.max() < width
+            return "classes" if sound and inside else "other"
+        sound = self.target.ndim <= 2 and width == diagnosis.columns(self.target).shape[1]
+        return "numbers" if sound and self.target.dtype.kind in "fiu" else "other"
+
+    @cached_property
+    def probable(self) -> bool:
+        """Whether the answers are probabilities of classes."""
+        return self.kind == "classes" and diagnosis.are_probabilities(
+            self.answers, len(self.classes)
+        )
+
+    @property
+    def answered(self) -> np.ndarray:
+        """(rows,) the class that each row was answered with."""
+        sound = self.decided.ndim == 1 and self.decided.dtype.kind in "iu"
+        return self.decided.astype(np.int64) if sound else self.answers.argmax(1)
+
+    @cached_property
+    def losses(self) -> np.ndarray | None:
+        """(rows,) how badly each row was answered; None where that has no meaning."""
+        if self.probable:
+            return diagnosis.class_losses(self.target, self.answers)
+        if self.kind == "numbers":
+            return diagnosis.residual_losses(self.target, self.answers)
+        return None
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """What is known of the rows; no columns where the data are not here."""
+        if self.data is None:
+            return pd.DataFrame(index=self.rows)
+        return self.data.train.iloc[self.rows]
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """(rows,) ids as text; row numbers where a table has none, or is not here."""
+        if self.data is None:
+            return self.rows.astype(str)
+        return self.data.split(self.rows, "valid").ids
+
+    @property
+    def features(self) -> list[str]:
+        """Columns of the table but the id."""
+        known = [] if self.data is None else [self.data.id]
+        return [str(name) for name in self.table.columns if name not in known]
+
+    @cached_property
+    def outputs(self) -> list[str]:
+        """A name for each number of an answer."""
+        count = self.answers.shape[1] if self.answers.ndim == 2 else 1
+        if self.classes:
+            return self.classes
+        if self.data is not None and len(self.data.sample.columns) == count + 1:
+            return [str(name) for name in self.data.sample.columns[1:]]
+        return [f"output {number + 1}" for number in range(count)]
+
+    def score(self, at: np.ndarray) -> float:
+        """The metric of the rows at these positions; UserError where they have none."""
+        table = self.table.iloc[at].reset_index(drop=True)
+        try:
+            return self.competition.metric(self.target[at], self.decided[at], table)
+        except KeyError as error:  # a metric that reads columns, and the data are not here
+            raise UserError(f"the metric reads the column {error}, which is not here") from error
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every epoch of every member, in the order in which they were trained."""
+        path = self.run.folder / "history.jsonl"
+        if not path.is_file():
+            return []
+        found = {}
+        for line in path.read_text("utf-8", errors="replace").splitlines():
+            try:
+                noted = json.loads(line)
+                found[str(noted["member"]), int(noted["epoch"])] = noted
+            except (ValueError, KeyError, TypeError):  # a line that a killed process tore
+                continue
+        return list(found.values())
+
+
+def gather(name: str, wanted: str | None) -> Evidence:
+    """The evidence of run `wanted` of a competition, or of its best one.
+
+    Raises UserError where there is none, or it is not finished or damaged.
+    """
+    competition = problem.find(name)
+    run = _chosen(name, wanted)
+    manifest, scores = run.manifest(), run.scores()
+    if manifest["finished"] is None or scores is None:
+        raise UserError(
+            f"{run.name} is not finished: `{manifest.get('command') or f'kagglekit train {name}'}`"
+            " goes on with it, and a report can follow"
+        )
+    folds = run.folds()
+    target, oof, covered = _arrays(run, folds)
+    scored = [int(item["fold"]) for item in scores["folds"]]
+    if not scored or max(scored) >= len(folds):
+        raise UserError(f"{run.folder}: scores.json and folds.csv differ: train it again")
+    decided, fold = _decided(competition, target, oof, covered, [(n, folds[n]) for n in scored])
+    rows = np.flatnonzero(covered)
+    data, missing = _data(competition, manifest, target)
+    return Evidence(
+        run, competition, manifest, scores, folds, rows, fold[rows], target[rows], oof[rows],
+        decided[rows], data, missing,
+    )  # fmt: skip
+
+
+def _chosen(name: str, wanted: str | None) -> Run:
+    if wanted is not None:
+        return runs.find(folders.runs(), name, wanted)
+    best = leaderboard.best(folders.runs(), name, folders.submissions())
+    if best is None:
+        raise UserError(f"no finished run of {name} yet: kagglekit train {name} makes one")
+    return Run(folders.runs() / name / best.run)
+
+
+def _arrays(run: Run, folds: Sequence[Fold]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    target, oof, covered = (files.read_array(run.folder / f"{part}.npy") for part in _ARRAYS)
+    last = max((int(rows.max(initial=-1)) for fold in folds for rows in fold), default=-1)
+    if (
+        not covered.dtype == bool
+        or covered.ndim != 1
+        or min(oof.ndim, target.ndim) < 1
+        or not len(target) == len(oof) == len(covered) > last
+        or not covered.any()
+    ):
+        raise UserError(
+            f"{', '.join(_ARRAYS)} in {run.folder} are not of the same rows: restore copies,"
+            " or train it again"
+        )
+    return target, oof, covered
+
+
+def _decided(
+    competition: Competition,
+    target: np.ndarray,
+    oof: np.ndarray,
+    covered: np.ndarray,
+    scored: Sequence[tuple[int, Fold]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The OOF answers as `scoring` decided them, and the fold that validated each row."""
+    decided: np.ndarray | None = None
+    number_of = np.full(len(covered), -1, np.int64)
+    for number, (_, valid) in scored:
+        known = covered.copy()
+        known[valid] = False
+        part = competition.decision(target[known], oof[known])(oof[valid])
+        if decided is None:
+            decided = np.zeros((len(covered), *part.shape[1:]), part.dtype)
+        decided[valid] = part
+        number_of[valid] = number
+    assert decided is not None
+    return decided, number_of
+
+
+def _data(
+    competition: Competition, manifest: dict[str, Any], target: np.ndarray
+) -> tuple[Data | None, str]:
+    """The data that the run was trained on, or why they cannot be shown."""
+    folder = Path(str(manifest["data"].get("folder", "")))
+    try:
+        if not folder.is_dir():
+            return None, "the training data are no longer where the run found them"
+        if files.fingerprint(folder, folders.cache()) != manifest["data"].get("fingerprint"):
+            return None, "the training data have changed since"
+        data = problem.load(competition, folder)
+    except UserError as error:
+        return None, f"the training data cannot be read: {error}"
+    if len(data.train) != len(target):
+        return None, "the training data have other rows than the run"
+    return data, ""
