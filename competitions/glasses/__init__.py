@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from kagglekit import (
+    Blend,
     Competition,
     Data,
     Network,
@@ -79,6 +80,8 @@ competition = Competition(
             networks.portraits, networks.small, multiclass, SCRATCH, networks.changed,
             networks.seen,
         ),
+        "blend": Blend(("probe", "heads", "finetune"), metric=metrics.accuracy,
+                       decision=most_probable),
     },
     practice={"faces": practice.write},
 )  # fmt: skip
