@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from kagglekit import (
-
     Competition,
     Data,
     Network,
