@@ -72,6 +72,11 @@ class Clips(Data):
         rows = list(zip(paths, digests, faults, strict=True))
         return video.in_parallel(lambda row: see(self._clip(row)), rows)
 
+    def look(self, row: int) -> np.ndarray:
+        """The frames of a training row's clip, uint8 (frames, height, width, 3)."""
+        at = self.train_paths[row], self.train_digests[row], self.train_faults[row]
+        return self._clip(at).frames
+
     def _clip(self, row: tuple[Path, str, str]) -> Clip:
         path, digest, fault = row
         if fault:

@@ -346,14 +346,16 @@ class _Report:
 
     @cached_property
     def pictured(self) -> bool:
-        return self.found.data is not None and thumbnails.drawable(self.found.data.train_inputs)
+        found = self.found
+        return found.data is not None and thumbnails.drawable(found.data.look(int(found.rows[0])))
 
     def _picture(self, at: int) -> Json | None:
-        if not self.pictured:
+        if not self.pictured or self.found.data is None:
             return None
-        assert self.found.data is not None
-        assert self.found.data.train_inputs is not None
-        return asdict(thumbnails.of(self.found.data.train_inputs[self.found.rows[at]]))
+        seen = self.found.data.look(int(self.found.rows[at]))
+        if seen is None or not thumbnails.drawable(seen):
+            return None
+        return asdict(thumbnails.of(seen))
 
     def _facts(self, at: int) -> list[list[str]]:
         """Columns of the row, where it has no picture."""
@@ -438,8 +440,9 @@ class _Report:
         table = found.table[[name for name in found.features if name != found.group_column]]
         table = table.reset_index(drop=True)
         if self.pictured:
-            assert found.data.train_inputs is not None
-            brightness, contrast = thumbnails.light(found.data.train_inputs, found.rows)
+            brightness, contrast = thumbnails.light(
+                found.data.look, found.rows, found.data.train_inputs
+            )
             table = table.assign(brightness=brightness, contrast=contrast)
         few = partial(found.interval, draws=_SLICE_DRAWS)
         return self._judged(diagnosis.slices(table, found.score, few))
