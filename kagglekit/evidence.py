@@ -198,8 +198,11 @@ def gather(name: str, wanted: str | None) -> Evidence:
     folds = run.folds()
     target, oof, covered = _arrays(run, folds)
     scored = [int(item["fold"]) for item in scores["folds"]]
-    if not scored or max(scored) >= len(folds):
-        raise UserError(f"{run.folder}: scores.json and folds.csv differ: train it again")
+    if not _agree(scored, folds, covered):
+        raise UserError(
+            f"{run.folder}: scores.json, folds.csv and covered.npy are not of the same rows: restore"
+            " copies, or train it again"
+        )
     decided, fold = _decided(competition, target, oof, covered, [(n, folds[n]) for n in scored])
     rows = np.flatnonzero(covered)
     data, missing = _data(competition, manifest, target)
@@ -233,6 +236,16 @@ def _arrays(run: Run, folds: Sequence[Fold]) -> tuple[np.ndarray, np.ndarray, np
             " or train it again"
         )
     return target, oof, covered
+
+
+def _agree(scored: Sequence[int], folds: Sequence[Fold], covered: np.ndarray) -> bool:
+    """Whether the folds that were scored validated the covered rows."""
+    if not scored or not 0 <= min(scored) <= max(scored) < len(folds):
+        return False
+    validated = np.zeros_like(covered)
+    for number in scored:
+        validated[folds[number][1]] = True
+    return bool((validated == covered).all())
 
 
 def _decided(
