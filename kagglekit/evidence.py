@@ -200,7 +200,7 @@ def gather(name: str, wanted: str | None) -> Evidence:
     scored = [int(item["fold"]) for item in scores["folds"]]
     if not _agree(scored, folds, covered):
         raise UserError(
-            f"{run.folder}: scores.json, folds.csv and covered.npy are not of the same rows: restore"
+            f"{run.folder}: scores.json, folds.csv, covered.npy are not of the same rows: restore"
             " copies, or train it again"
         )
     decided, fold = _decided(competition, target, oof, covered, [(n, folds[n]) for n in scored])

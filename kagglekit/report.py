@@ -36,7 +36,7 @@ _CELLS_ROWS = 1500  # behind all cells together
 _PICTURE_BYTES = 5_000_000  # of all pictures behind cells
 _MOST_OUTPUTS = 6  # that are drawn
 _MOST_FACTS = 8  # columns of a row that are shown
-_MOST_GROUPS = 30
+_MOST_GROUPS = 12
 _SLICE_DRAWS = 400  # of the bootstrap of each slice
 _NOT_CURVES = {"member", "epoch", "epochs", "rows_per_second"}
 
@@ -134,10 +134,10 @@ class _Report:
         parts[0] += f" {judged}"
         if self.errors is not None:
             parts.append(f"{self.errors:,} {'is' if self.errors == 1 else 'are'} answered wrongly")
-        if self.confusion is not None and self.confusion["pairs"]:
+        if self.confusion is not None and self.confusion["pairs"][1:]:
             pair = self.confusion["pairs"][0]
             parts.append(
-                f"most often {pair['truth']} as {pair['answer']} ({pair['count']:,} times)"
+                f"most often {pair['truth']} as {pair['answer']} ({_times(pair['count'])})"
             )
         if self.labels is not None and self.labels["count"]:
             count = self.labels["count"]
@@ -625,6 +625,10 @@ def _told(points: Sequence[tuple[leaderboard.Row, float, float]]) -> Cloud:
         np.array([lb for *_, lb in points]),
         [f"{row.run}: CV {figure(cv)}, LB {figure(lb)}" for row, cv, lb in points],
     )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
 
 
 def _seed_headers(seeds: Sequence[int]) -> list[str]:
