@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from kagglekit import (
-
     Competition,
     Data,
     Network,
@@ -22,7 +21,7 @@ from kagglekit import (
 )
 from kagglekit.probe import ChoiceConfig
 
-from . import looks, networks
+from . import looks, networks, practice
 
 CLOSE = ("close-0.07", "close-0.2", "close-0.4")
 

@@ -60,9 +60,7 @@ def flow(clip: Clip) -> np.ndarray:
     method.setPatchStride(4)
     method.setGradientDescentIterations(12)
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in _at_least_16(clip.frames)]
-    found = [
-        method.calc(one, other, None)[::2, ::2] for one, other in pairwise(grey)
-    ]
+    found = [method.calc(one, other, None)[::2, ::2] for one, other in pairwise(grey)]
     if not found:
         return np.zeros((0, grey[0].shape[0] // 2, grey[0].shape[1] // 2, 2), np.float32)
     field = np.stack(found).astype(np.float32) / 2
