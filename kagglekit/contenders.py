@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import files, folders, paired, problem, scoring
+from . import files, folders, paired, problem, scoring, viewing
 from . import folds as fold_rules
 from . import run as runs
 from .competition import Competition
@@ -125,6 +125,8 @@ def contender(problem: Problem, run: Run, manifest: dict[str, Any]) -> Contender
     rows = len(problem.data.train)
     if not members or any(part.valid_rows.max(initial=-1) >= rows for part in members.values()):
         raise UserError(f"{run.folder} answers other rows than the data have: train it again")
+    mean = manifest["config"].get("tta_mean", "probabilities")
+    members = viewing.as_kept(run, members, mean)
     folds = scoring.by_fold(members, problem.competition.combine)
     oof = scoring.out_of_fold(folds, rows)
     decided = scoring.cross_decided(problem.competition, problem.data, folds, oof)

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .progress import figure
+from .progress import figure, spread
 
 Json = Mapping[str, Any]
 
@@ -79,7 +79,7 @@ def _one_pair(result: Json) -> Table:
 def _how(result: Json) -> str:
     methods = {pair["rows"]["method"] for pair in result["pairs"]}
     what = f"{result['units']:,} groups" if result["groups"] else f"{result['units']:,} rows"
-    agreed = "; the corrected t-test over repeats agrees" if any(
+    agreed = "; with several seeds p is no less than the corrected t-test's" if any(
         pair["repeats"] for pair in result["pairs"]
     ) else ""  # fmt: skip
     return f"over {what}: {', '.join(sorted(methods))}{agreed}; 'better' wants p of 0.05 or less"
@@ -108,6 +108,23 @@ def shake_up(told: Json, metric: str) -> list[RenderableType]:
         f"{rows['oof']:,} rows the public score deserves a weight of {told['trust']:.0%}.",
     ]
     return [table, *(Text(line) for line in lines)]
+
+
+def repeats(told: Json) -> str:
+    """Mean and standard deviation over seeds, and the mean's interval."""
+    count = len(told["scores"])
+    return (
+        f"{spread(told['mean'], told['std'])} over {count}, mean in {_interval(told['interval'])}"
+    )
+
+
+def calibration(told: Json) -> str:
+    """Calibration error and log loss, as they come and at a temperature fitted on other folds."""
+    before, after = told["before"], told["after"]
+    return (
+        f"error {before['ece']:.3f}, log loss {figure(before['log_loss'])}; at temperature "
+        f"{told['temperature']:.2f}: {after['ece']:.3f}, {figure(after['log_loss'])}"
+    )
 
 
 def mix(result: Json) -> RenderableType:

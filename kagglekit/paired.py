@@ -276,6 +276,21 @@ def difference(
     paired permutation test (Good 2005, Permutation, Parametric and Bootstrap Tests of Hypotheses,
     ch. 3), where that takes too long by the bootstrap's normal tail.
     """
+    effect, interval, probability = gain(scores, one, other, greater_is_better, drawn)
+    if interval[0] == interval[1]:
+        return Difference(effect, interval, probability, 1.0, "no row differs")
+    moved = scores.swapped(one, other, DRAWS, seed=1)
+    p = _spread_p(effect, interval) if moved is None else _permutation_p(effect, moved)
+    method = f"{'BCa' if scores.units <= MOST_BCA_UNITS else 'percentile'} bootstrap, " + (
+        "normal tail" if moved is None else "permutation test"
+    )
+    return Difference(effect, interval, probability, p, method)
+
+
+def gain(
+    scores: Judged, one: int, other: int, greater_is_better: bool, drawn: np.ndarray | None = None
+) -> tuple[float, Interval, float]:
+    """How far run `one` is ahead, with its 95 % interval and the probability that it is ahead."""
     sign = 1.0 if greater_is_better else -1.0
     if drawn is None:
         drawn = bootstrap(scores)
@@ -284,20 +299,13 @@ def difference(
     found = sign * (drawn[:, one] - drawn[:, other])
     found = np.sort(found[np.isfinite(found)])
     if len(found) < 2 or np.ptp(found) == 0:
-        certain = 0.5 if effect == 0 else float(effect > 0)
-        return Difference(effect, (effect, effect), certain, 1.0, "no row differs")
+        return effect, (effect, effect), 0.5 if effect == 0 else float(effect > 0)
     z0 = acceleration = 0.0
-    if bca := scores.units <= MOST_BCA_UNITS:
+    if scores.units <= MOST_BCA_UNITS:
         z0 = _bias(found, effect)
         acceleration = sign * _acceleration(scores, one, other)
     interval = _interval(found, z0, acceleration, _reach(scores.units))
-    probability = float(np.mean(found > 0) + np.mean(found == 0) / 2)
-    moved = scores.swapped(one, other, DRAWS, seed=1)
-    p = _normal_p(effect, found) if moved is None else _permutation_p(effect, moved)
-    method = f"{'BCa' if bca else 'percentile'} bootstrap, " + (
-        "normal tail" if moved is None else "permutation test"
-    )
-    return Difference(effect, interval, probability, p, method)
+    return effect, interval, float(np.mean(found > 0) + np.mean(found == 0) / 2)
 
 
 def bootstrap(scores: Judged) -> np.ndarray:
@@ -364,6 +372,12 @@ def _normal_p(effect: float, found: np.ndarray) -> float:
 
 
 _Z = 1.959963984540054
+
+
+def _spread_p(effect: float, interval: Interval) -> float:
+    """By a normal distribution that is as wide as the interval."""
+    deviation = (interval[1] - interval[0]) / 2 / _Z
+    return math.erfc(abs(effect) / deviation / math.sqrt(2))
 
 
 def _cumulative(z: float) -> float:
