@@ -19,7 +19,7 @@ from kagglekit.metrics import Metric
 
 Rng = np.random.Generator
 Task = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]  # target, two answers, groups
-_TRUTH = 4_000_000  # rows from which the true difference is computed
+_TRUTH = 1_000_000  # rows from which the true difference is computed
 
 
 @dataclass(frozen=True)

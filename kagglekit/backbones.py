@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -32,6 +32,7 @@ _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights
 _WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before each name
 _SHOWN = 3  # names that an error tells
+_LARGEST = 4096  # pixels a side that a model may ask for
 _PATIENCE = 5  # seconds that a first knock at the hub may take
 _SAID = ("architecture", "pad_type", "mean", "std", "input_size", "interpolation")
 
@@ -45,7 +46,9 @@ class BackboneConfig(Config):
     model: str = knob("", "the backbone's name in timm; empty = the one the weights are of")
     pad_type: PadType = knob("", "padding of convolutions; `same` for weights from TensorFlow; "
                              "empty = as the file of weights says")  # fmt: skip
-    image_size: int = knob(0, "pixels a side that the backbone sees; 0 = its own", least=0)
+    image_size: int = knob(
+        0, "pixels a side that the backbone sees; 0 = its own", least=0, most=_LARGEST
+    )
     weights_digest: str = knob(
         "", "content of the weights: noted by the run, and no others will do; empty = any"
     )
@@ -160,7 +163,8 @@ def find(config: BackboneConfig) -> Pretrained:
         path = _in_folder(place, config.model) if place.is_dir() else place
         name = _name_of(path, config.model)
     told = _told(path)
-    digest = files.file_digest(path)
+    state = path.stat()
+    digest = _digest(path.resolve(), state.st_mtime_ns, state.st_size)
     if config.weights_digest not in ("", digest):
         raise UserError(
             f"{path} holds other weights than this run began with (their digest is {digest}, not"
@@ -169,6 +173,11 @@ def find(config: BackboneConfig) -> Pretrained:
     transform = _transform(name, told, config.image_size, path)
     options = _options(name, config.pad_type or told.get("pad_type"), transform.size)
     return Pretrained(name, path, digest, transform, options)
+
+
+@lru_cache(maxsize=8)  # every fold asks, and a large model's takes a second
+def _digest(path: Path, changed: int, size: int) -> str:
+    return files.file_digest(path)
 
 
 def resolve(config: C) -> C:
@@ -384,11 +393,16 @@ def _transform(name: str, told: Mapping[str, Any], side: int, path: Path) -> Tra
     size = (side, side) if side else tuple(_numbers(told.get("input_size", usual.input_size))[-2:])
     mean, std = (_numbers(told.get(key, getattr(usual, key))) for key in ("mean", "std"))
     mean, std = (part * 3 if len(part) == 1 else part for part in (mean, std))
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or len(size) != 2 or min(size) < 1:
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or not _sound(size):
         raise UserError(f"what {path} says of mean, std or input_size fits no colour picture")
     height, width = (int(length) for length in size)
     interpolation = str(told.get("interpolation", usual.interpolation))
     return Transform((height, width), tuple(mean), tuple(std), interpolation)
+
+
+def _sound(size: Sequence[float]) -> bool:
+    """Whether pictures can have that size: a file may claim any, and memory would pay."""
+    return len(size) == 2 and min(size) >= 1 and max(size) <= _LARGEST
 
 
 def _numbers(value: Any) -> list[float]:

@@ -209,6 +209,12 @@ def _parser() -> argparse.ArgumentParser:
     answers.add_argument("--data", required=True, type=Path, metavar="DIR", help="the test set")
     answers.add_argument("--out", type=Path, metavar="FILE", help="the CSV to write")
     _add_weights(answers)
+    written = verb("notebook", _notebook, "a run as an offline Kaggle notebook with its dataset")
+    written.add_argument("name", help="the competition")
+    written.add_argument("which", nargs="?", metavar="RUN", help="the run (default: the best)")
+    written.add_argument(
+        "--user", metavar="NAME", help="yours on Kaggle (default: of the credentials)"
+    )
     board = verb("leaderboard", _leaderboard, "runs with their scores, best first")
     board.add_argument("name", nargs="?", help="one competition only")
     board.add_argument("--rebuild", action="store_true", help="read all run folders again")
@@ -409,6 +415,12 @@ def _predict(options: argparse.Namespace) -> _Outcome:
     with pipeline.visiting(options.command), _progress() as progress:
         result = pipeline.predict(options.name, options.which, options.data, options.out, progress)
     return _Outcome(result, "prediction")
+
+
+def _notebook(options: argparse.Namespace) -> _Outcome:
+    from . import notebook
+
+    return _Outcome(notebook.write(options.name, options.which, options.user), "notebook")
 
 
 def _download(options: argparse.Namespace) -> _Outcome:

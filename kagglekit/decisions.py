@@ -15,6 +15,7 @@ learns a temperature; the pipeline fits each without the rows that it is scored 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -118,6 +119,8 @@ def cutpoints(metric: Metric) -> Decision:
 
     def decision(target: np.ndarray, answers: np.ndarray) -> Decide:
         several = answers.ndim > 1 and answers.shape[1] > 1
+        if not len(target) and not several:  # how many classes there are is not known yet
+            return lambda answers: np.maximum(np.rint(_expected(answers)), 0).astype(np.int64)
         top = answers.shape[1] - 1 if several else int(target.max(initial=1))
         known = np.arange(top) + 0.5
 
@@ -195,9 +198,14 @@ class _Search:
         return score if self.metric.greater_is_better else -score
 
 
+def _flat(answers: np.ndarray) -> np.ndarray:
+    """(rows, numbers of a row), also of no rows."""
+    return answers.reshape(len(answers), math.prod(answers.shape[1:]))
+
+
 def _columns(target: np.ndarray, answers: np.ndarray) -> np.ndarray:
     """(rows, labels) of numbers to hold against thresholds."""
-    columns = answers.reshape(len(answers), -1)
+    columns = _flat(answers)
     labels = target.shape[1] if target.ndim > 1 else 1
     if labels == 1 and columns.shape[1] == 2:
         return columns[:, 1:]
@@ -211,7 +219,7 @@ def _columns(target: np.ndarray, answers: np.ndarray) -> np.ndarray:
 
 def _expected(answers: np.ndarray) -> np.ndarray:
     """(rows,) the number itself, or the mean position of probabilities."""
-    columns = answers.reshape(len(answers), -1)
+    columns = _flat(answers)
     if columns.shape[1] == 1:
         return columns[:, 0]
     return columns @ np.arange(columns.shape[1])

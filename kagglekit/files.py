@@ -255,6 +255,18 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, to build in what takes its place; it goes in the end."""
+    with explained(path):
+        folder = _beside(path)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            _remove(folder)
+
+
 def sweep(folder: Path) -> None:
     """Remove the temporaries anywhere below `folder` that killed processes left.
 

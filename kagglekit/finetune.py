@@ -22,6 +22,9 @@ class FinetuneConfig(BackboneConfig, NetworkConfig):
         0.8, "learning rate of each layer as a share of that after it; 1 = the same for all",
         least=0.01, most=1,
     )  # fmt: skip
+    freeze_norms: bool = knob(
+        True, "keep BatchNorm's statistics of the pretraining: a small batch's own are noise"
+    )
     drop_path: float = knob(0.0, "stochastic depth, where the model has any", least=0, most=0.99)
 
 
@@ -46,14 +49,36 @@ class Finetuned(nn.Module):
         """Take the pretrained weights, and the mean and std that go with them."""
         pretrained: Pretrained = backbones.find(self.config)
         backbones.fill(self.model, pretrained)
+        for module in _classifiers(self.model):
+            nn.init.zeros_(module.weight)  # or what it says by chance would be learned from first
+            nn.init.zeros_(module.bias)
         self.mean.copy_(_levels(pretrained.transform.mean))
         self.std.copy_(_levels(pretrained.transform.std))
+
+    def train(self, mode: bool = True) -> Finetuned:
+        """Training mode, in which BatchNorm's statistics stay as they are where that is asked.
+
+        Weights whose BatchNorm was folded into convolutions, as TensorFlow Lite's are, have no
+        statistics but these: normalised by a batch's own, their features would vanish.
+        """
+        super().train(mode)
+        if self.config.freeze_norms:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""
         resized = backbones.resized(images, self.size, self.interpolation)
         logits: Tensor = self.model((resized.expand(-1, 3, -1, -1) - self.mean) / self.std)
         return logits
+
+
+def _classifiers(model: nn.Module) -> list[nn.Linear]:
+    names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    named = [model.get_submodule(n) for n in ((names,) if isinstance(names, str) else names)]
+    return [module for module in named if isinstance(module, nn.Linear)]
 
 
 def _levels(values: Iterable[float]) -> Tensor:

@@ -794,8 +794,7 @@ def predict(
     data = _as_trained(problem.load(competition, source.folder), fitted, source.folder)
     answers = predictor(data.split(np.arange(len(data.test)), "test"))
     decision = competition.decision(*_decided_on(run))
-    fingerprint = files.fingerprint(source.folder, folders.cache())
-    path = out or folders.submissions() / name / f"{run.name}@{fingerprint[:8]}.csv"
+    path = out or _answers_path(name, run, source.folder)
     competition.submission.write(data, decision(answers), path)
     return {
         "run": run.name,
@@ -804,6 +803,11 @@ def predict(
         "rows": len(data.test),
         "submission": str(path),
     }
+
+
+def _answers_path(name: str, run: Run, data: Path) -> Path:
+    fingerprint = files.fingerprint(data, folders.cache())
+    return folders.submissions() / name / f"{run.name}@{fingerprint[:8]}.csv"
 
 
 def _decided_on(run: Run) -> tuple[np.ndarray, np.ndarray]:

@@ -52,6 +52,13 @@ def test_a_file_says_what_it_is_of_in_its_metadata_its_name_or_its_folder(tmp_pa
         given(said, monkeypatch, model="test_vit")
 
 
+@pytest.mark.parametrize("said", [{"input_size": "3, 90000, 90000"}, {"std": "0"}, {"mean": "?"}])
+def test_what_no_picture_can_have_is_refused(tmp_path, monkeypatch, said):
+    path = weights(tmp_path / "x.safetensors", architecture=TINY, **said)
+    with pytest.raises(UserError, match="fits no colour picture"):
+        given(path, monkeypatch)
+
+
 def test_a_folder_gives_the_file_of_the_model_that_is_asked_for(tmp_path, monkeypatch):
     wanted = weights(tmp_path / "set" / f"{TINY}.r160_in1k.safetensors")
     weights(tmp_path / "set" / "other" / "test_vit.pth", "test_vit")

@@ -54,8 +54,8 @@ HEADS = networks.HeadsConfig(
     dropout=0.5, precision="fp32", channels_last=False,
 )  # fmt: skip
 FINETUNE = networks.FinetunedPortraits(
-    epochs=8, batch_size=16, lr=1e-3, weight_decay=0.05, label_smoothing=0.1, mixup=0.2, ema=0.95,
-    dropout=0.2, layer_decay=0.8, image_size=128, warmup=0.1,
+    epochs=6, batch_size=16, lr=1e-3, weight_decay=0.05, label_smoothing=0.1, mixup=0.2, ema=0.95,
+    dropout=0.2, layer_decay=0.8, image_size=96, warmup=0.1,
 )  # fmt: skip
 
 competition = Competition(

@@ -21,7 +21,7 @@ from kagglekit import (
 )
 from kagglekit.probe import ChoiceConfig
 
-from . import looks, networks
+from . import looks, networks, practice
 
 CLOSE = ("close-0.07", "close-0.2", "close-0.4")
 
