@@ -135,11 +135,10 @@ class _Report:
         parts[0] += f" {judged}"
         if self.errors is not None:
             parts.append(f"{self.errors:,} {'is' if self.errors == 1 else 'are'} answered wrongly")
-        if self.confusion is not None and self.confusion["pairs"][1:]:
-            pair = self.confusion["pairs"][0]
-            parts.append(
-                f"most often {pair['truth']} as {pair['answer']} ({_times(pair['count'])})"
-            )
+        pair = next(iter(self.confusion["pairs"]), None) if self.confusion is not None else None
+        if pair is not None and pair["count"] > 1:
+            times = f"{pair['count']:,} times"
+            parts.append(f"most often {pair['truth']} as {pair['answer']} ({times})")
         if self.labels is not None and self.labels["count"]:
             count = self.labels["count"]
             parts.append(f"{count:,} label{'' if count == 1 else 's'} may themselves be wrong")
@@ -164,7 +163,7 @@ class _Report:
                           "key": "mean"})  # fmt: skip
         for kind, score in self.own_leaders:
             gap = score - scores["cv"]
-            tiles.append({"name": f"{kind} LB", "value": score, "below": f"CV {gap:+.2g}",
+            tiles.append({"name": f"{kind} LB", "value": score, "below": f"{gap:+.2g} from CV",
                           "key": f"{kind}_lb"})  # fmt: skip
         seeds = len(found.manifest["seeds"])
         below = f"{len(folds)} folds × {seeds} seed{'' if seeds == 1 else 's'}"
@@ -631,10 +630,6 @@ def _told(points: Sequence[tuple[leaderboard.Row, float, float]]) -> Cloud:
         np.array([lb for *_, lb in points]),
         [f"{row.run}: CV {figure(cv)}, LB {figure(lb)}" for row, cv, lb in points],
     )
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count:,} times"
 
 
 def _seed_headers(seeds: Sequence[int]) -> list[str]:
