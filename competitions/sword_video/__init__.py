@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kagglekit import (
+    Blend,
     Competition,
     Data,
     Network,
@@ -78,6 +79,9 @@ competition = Competition(
     decision=most_probable,
     submission=submission.labels(),
     recipes={
+        "blend": Blend(
+            ("motion", "ordered", "flow"), metric=metrics.accuracy, decision=most_probable,
+        ),
         "motion": Probe(all_motion, MOTION, clips.FILM),
         "flow": Probe(flow, FlowConfig(strengths=STRENGTHS, average=1), clips.FILM),
         "frames": Probe(each_look, FRAMES, clips.FILM),
@@ -90,5 +94,5 @@ competition = Competition(
             networks.seen,
         ),
     },
-
+    practice={"blades": practice.write},
 )  # fmt: skip

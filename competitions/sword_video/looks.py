@@ -55,7 +55,7 @@ def views(moments: np.ndarray) -> np.ndarray:
 
 
 def frames(data: Data, testing: bool, count: int, size: tuple[int, int]) -> np.ndarray:
-    """Of all rows: `count` grey frames, evenly spread, squeezed to (h, w): uint8 (rows, count, h, w)."""
+    """Of all rows: grey frames, evenly spread and squeezed to `size`: uint8 (rows, count, h, w)."""
     assert isinstance(data, clips.Clips)
     name = f"frames-{motion.VERSION}-{cv2.__version__}-{count}-{size}"
     return clips.kept(data, testing, name, partial(_frames, count=count, size=size))["frames"]
