@@ -73,8 +73,8 @@ def sword_video(folder: Path) -> None:
     """Clips of 24 × 32 from eight films: a bright square that stays, or one that jumps about."""
     rng = np.random.default_rng(6)
     rows = []
-    for number in range(28):
-        film, label = number // 4, ("jumps", "stays")[number % 2]
+    for number in range(16):
+        film, label = number // 2, ("jumps", "stays")[number % 2]
         frames = rng.integers(0, 60, (8, 24, 32, 3)).astype(np.uint8)
         for frame in frames:
             left = rng.integers(0, 24) if label == "jumps" else 12
@@ -83,8 +83,8 @@ def sword_video(folder: Path) -> None:
         clip(home / f"c{number:02}.mkv", frames)
         rows.append({"video": f"c{number:02}.mkv", "category": label, "source": f"film{film}"})
     table = pd.DataFrame(rows)
-    table[:24][["video", "source"]].to_csv(folder / "data" / "sources.csv", index=False)
-    sample = table[24:][["video", "category"]].assign(category="stays")
+    table[:12][["video", "source"]].to_csv(folder / "data" / "sources.csv", index=False)
+    sample = table[12:][["video", "category"]].assign(category="stays")
     sample.to_csv(folder / "test_data/video_categories_sample_submission.csv", index=False)
 
 

@@ -37,7 +37,7 @@ def test_classes_are_folders_and_films_are_joined_by_name(download: Path) -> Non
         path.parent.name for path in data.train_paths
     ]
     numbers = data.train["video"].str.extract(r"(\d+)", expand=False).astype(int)
-    assert (data.train[clips.FILM] == "film" + (numbers // 4).astype(str)).all()
+    assert (data.train[clips.FILM] == "film" + (numbers // 2).astype(str)).all()
     assert [path.name for path in data.test_paths] == data.sample["video"].tolist()
 
 
@@ -60,15 +60,15 @@ def test_without_films_each_clip_is_its_own_and_that_is_said(
 
 
 def test_a_clip_that_is_asked_for_and_not_there_is_named(download: Path) -> None:
-    (download / "test_data/videos/c25.mkv").unlink()
-    with pytest.raises(UserError, match=r"c25\.mkv"):
+    (download / "test_data/videos/c13.mkv").unlink()
+    with pytest.raises(UserError, match=r"c13\.mkv"):
         clips.classification(download)
 
 
 def test_a_broken_clip_fails_or_is_skipped_as_the_knob_says(
     download: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = download / "data/videos/stays/c01.mkv", download / "test_data/videos/c26.mkv"
+    broken = download / "data/videos/stays/c01.mkv", download / "test_data/videos/c14.mkv"
     for path in broken:
         path.write_bytes(b"no clip")
     data = clips.classification(download)
@@ -82,7 +82,7 @@ def test_a_broken_clip_fails_or_is_skipped_as_the_knob_says(
     assert all(row not in train for train, _ in drawn)
     assert sum(row in valid for _, valid in drawn) == 1  # answered, though from nothing
     assert "c01.mkv" in caplog.text
-    assert "c26.mkv" in caplog.text
+    assert "c14.mkv" in caplog.text
     greys = [clip.frames.std() for clip in data.each(True, lambda clip: clip)]
     assert [grey == 0 for grey in greys] == [False, False, True, False]
 
@@ -99,7 +99,7 @@ def test_what_is_seen_is_kept_by_content(download: Path) -> None:
     again = clips.kept(clips.classification(download), True, "mean", see)["mean"]
     assert len(seen) == 4
     assert (again == first).all()
-    miniatures.clip(download / "test_data/videos/c24.mkv", np.zeros((3, 24, 32, 3), np.uint8))
+    miniatures.clip(download / "test_data/videos/c12.mkv", np.zeros((3, 24, 32, 3), np.uint8))
     changed = clips.kept(clips.classification(download), True, "mean", see)["mean"]
     assert len(seen) == 8
     assert (changed[0] == 0).all()
@@ -131,7 +131,7 @@ def test_practice_clips_are_told_by_motion_and_by_nothing_easier(
 ) -> None:
     from competitions.sword_video import looks, practice
 
-    monkeypatch.setattr(practice, "FILMS", 10)
+    monkeypatch.setattr(practice, "FILMS", 7)
     monkeypatch.setattr(practice, "TEST_FILMS", 1)
     data_folder, answers = project / "practice", project / "answers"
     data_folder.mkdir()
@@ -150,8 +150,9 @@ def test_practice_clips_are_told_by_motion_and_by_nothing_easier(
         for told, path in zip(data.each(False, outside), data.train_paths, strict=True)
     ]
     flow = looks.numbers(data, False)["flow"]
-    assert _accuracy(np.array(cheats, float), data) < 0.62
-    assert _accuracy(flow, data) > 0.66
+    scores = _accuracy(np.array(cheats, float), data), _accuracy(flow, data)
+    assert scores[0] < 0.62, scores
+    assert scores[1] > 0.66, scores
 
 
 def _accuracy(features: np.ndarray, data: clips.Clips) -> float:

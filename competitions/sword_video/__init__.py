@@ -67,7 +67,7 @@ ORDERED = networks.OrderedConfig(
     dropout=0.5, precision="fp32", layers=("block3", "block4"),
 )  # fmt: skip
 SCRATCH = networks.ScratchConfig(
-    epochs=30, batch_size=16, lr=2e-3, weight_decay=0.05, label_smoothing=0.1, mixup=0.2, ema=0.98,
+    epochs=20, batch_size=16, lr=2e-3, weight_decay=0.05, label_smoothing=0.1, mixup=0.2, ema=0.98,
     dropout=0.3,
 )  # fmt: skip
 
