@@ -33,16 +33,13 @@ def features(
     names = {f"{look}/{layer}": (look, layer) for look in looks for layer in layers}
     keys = {name: f"part{number}" for number, name in enumerate(names)}
 
-    def see(clip: Clip) -> np.ndarray:
-        return np.concatenate([motion.look(clip, look) for look in looks])
-
     def embed(pictures: np.ndarray) -> Features:
         found = backbone.features(pictures, layers)
         parts = {layer: np.split(values, len(looks)) for layer, values in found.items()}
         return {keys[n]: parts[layer][looks.index(look)] for n, (look, layer) in names.items()}
 
     told = f"looks-{motion.VERSION}-{cv2.__version__}-{backbone.fingerprint}-{names}"
-    saved = clips.kept(data, testing, told, see, embed)
+    saved = clips.kept(data, testing, told, partial(motion.look, names=looks), embed)
     return {name: saved[key] for name, key in keys.items()} if saved else {}
 
 
