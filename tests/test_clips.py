@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from kagglekit import clips, folds, video
 from kagglekit.augment import affine, compose, flip
+from kagglekit.cli import main
 from kagglekit.errors import UserError
 from tests import miniatures
 
@@ -124,6 +125,17 @@ def test_jitter_draws_one_frame_of_each_part_and_offsets_name_theirs() -> None:
     assert len(drawn.unique()) == 12
     places = [clips.offset(4, place).apply(frames)[0, :, 0, 0].tolist() for place in (0, 0.5, 1)]
     assert places == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
+
+
+def test_without_weights_practice_takes_what_needs_none_and_real_clips_ask_for_them(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    miniatures.sword_video(Path("data/sword_video.practice"))
+    assert main(["train", "sword_video", "folds=2", "inner_folds=2"]) == 0
+    assert "no pretrained weights here: taking flow (blend is" in capsys.readouterr().err
+    Path("data/sword_video.practice").rename("data/sword_video")
+    assert main(["train", "sword_video", "broken=skip"]) == 2
+    assert "--weights" in capsys.readouterr().err
 
 
 def test_practice_clips_are_told_by_motion_and_by_nothing_easier(

@@ -20,6 +20,7 @@ from kagglekit import (
     multiclass,
     submission,
 )
+from kagglekit.blend import BlendConfig
 from kagglekit.probe import ChoiceConfig
 
 from . import looks, networks, practice
@@ -38,6 +39,11 @@ class LooksConfig(clips.ClipsConfig, ProbeConfig):
 
     image_size: int = knob(128, "pixels a side that the backbone sees; 0 = its own", least=0)
     looks: tuple[str, ...] = knob(CLOSE, "what the backbone is shown: see motion.look")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixConfig(clips.ClipsConfig, BlendConfig):
+    """How the others' answers are mixed."""
 
 
 def flow(data: Data, testing: bool, config: FlowConfig) -> dict[str, np.ndarray]:
@@ -80,7 +86,7 @@ competition = Competition(
     submission=submission.labels(),
     recipes={
         "blend": Blend(
-            ("motion", "ordered", "flow"), metric=metrics.accuracy, decision=most_probable,
+            ("motion", "ordered", "flow"), MixConfig(), metrics.accuracy, most_probable
         ),
         "motion": Probe(all_motion, MOTION, clips.FILM),
         "flow": Probe(flow, FlowConfig(strengths=STRENGTHS, average=1), clips.FILM),
