@@ -49,7 +49,8 @@ from .stamps import Stamp
 from .views import Mean
 
 _LEARNED_FROM = ("target", "oof", "covered")  # what a decision is fitted on
-_SHARED = ("folds", "folds_file", "seed")  # knobs that a recipe passes on to those it needs
+# knobs that folds depend on, which a recipe passes on to those it needs
+_SHARED = ("folds", "folds_file", "seed", "broken")
 
 
 @dataclass(frozen=True)
@@ -245,9 +246,10 @@ def _default_recipe(competition: Competition, request: Request, progress: Progre
     source = folders.find_data(request.name, request.data)
     if source is not None and source.kind != "practice":
         return name
-    config = competition.recipes[name].config
+    starts = (competition.recipes[n].config for n in competitions.from_weights(competition, name))
+    wanted = [config for config in starts if isinstance(config, BackboneConfig)]
     without = [n for n in competition.recipes if not competitions.reads_weights(competition, n)]
-    if not without or not isinstance(config, BackboneConfig) or backbones.available(config):
+    if not without or all(backbones.available(config) for config in wanted):
         return name
     progress.say(
         f"no pretrained weights here: taking {without[0]} ({name} is the default where there are "
@@ -262,7 +264,7 @@ def _job(problem: Problem, recipe_name: str, request: Request) -> Job:
     split = _split(problem, config, request)
     config = _resolved(recipe, config, problem.data)
     # their folds must be this recipe's, or their OOF answers would have seen what it is scored on
-    passed_on = tuple(f"{key}={getattr(config, key)}" for key in _SHARED)
+    passed_on = tuple(f"{k}={getattr(config, k)}" for k in _SHARED if hasattr(config, k))
     needed = {
         name: _job(problem, name, replace(request, recipe=name, assignments=passed_on, folds=None))
         for name in recipe.needs

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kagglekit import (
+    Blend,
     Competition,
     Data,
     Network,
@@ -19,6 +20,7 @@ from kagglekit import (
     multiclass,
     submission,
 )
+from kagglekit.blend import BlendConfig
 from kagglekit.probe import ChoiceConfig
 
 from . import looks, networks, practice
@@ -37,6 +39,11 @@ class LooksConfig(clips.ClipsConfig, ProbeConfig):
 
     image_size: int = knob(128, "pixels a side that the backbone sees; 0 = its own", least=0)
     looks: tuple[str, ...] = knob(CLOSE, "what the backbone is shown: see motion.look")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixConfig(clips.ClipsConfig, BlendConfig):
+    """How the others' answers are mixed."""
 
 
 def flow(data: Data, testing: bool, config: FlowConfig) -> dict[str, np.ndarray]:
@@ -66,7 +73,7 @@ ORDERED = networks.OrderedConfig(
     dropout=0.5, precision="fp32", layers=("block3", "block4"),
 )  # fmt: skip
 SCRATCH = networks.ScratchConfig(
-    epochs=30, batch_size=16, lr=2e-3, weight_decay=0.05, label_smoothing=0.1, mixup=0.2, ema=0.98,
+    epochs=20, batch_size=16, lr=2e-3, weight_decay=0.05, label_smoothing=0.1, mixup=0.2, ema=0.98,
     dropout=0.3,
 )  # fmt: skip
 
@@ -78,6 +85,9 @@ competition = Competition(
     decision=most_probable,
     submission=submission.labels(),
     recipes={
+        "blend": Blend(
+            ("motion", "ordered", "flow"), MixConfig(), metrics.accuracy, most_probable
+        ),
         "motion": Probe(all_motion, MOTION, clips.FILM),
         "flow": Probe(flow, FlowConfig(strengths=STRENGTHS, average=1), clips.FILM),
         "frames": Probe(each_look, FRAMES, clips.FILM),
@@ -90,5 +100,5 @@ competition = Competition(
             networks.seen,
         ),
     },
-
+    practice={"blades": practice.write},
 )  # fmt: skip
