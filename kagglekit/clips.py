@@ -19,7 +19,7 @@ from . import files, folders, tables, video
 from .config import Config, knob
 from .data import Data
 from .errors import UserError
-from .folds import Fold, Folds
+from .folds import Fold, Folds, group_column
 from .video import USUAL, Clip, Limits
 from .views import View
 
@@ -141,6 +141,8 @@ def sound(folds: Folds) -> Folds:
         for train, valid in folds(data, config):
             yield np.asarray(train)[keep[train]], valid
 
+    # what is resampled, and shown group by group, is what these folds keep together
+    setattr(checked, "group_column", group_column(folds))  # noqa: B010  a function has no such field
     return checked
 
 

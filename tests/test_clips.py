@@ -49,6 +49,10 @@ def test_films_never_straddle_folds(download: Path) -> None:
         for train, valid in folds.split(data, config, RULE):
             film = data.train[clips.FILM].to_numpy()
             assert not set(film[train]) & set(film[valid])
+    # and who resamples or shows rows film by film is told by which column
+    kept_together = clips.sound(folds.stratified_grouped(clips.FILM))
+    assert folds.group_column(kept_together) == clips.FILM
+    assert folds.group_column(clips.sound(folds.stratified)) is None
 
 
 def test_without_films_each_clip_is_its_own_and_that_is_said(
