@@ -186,6 +186,14 @@ def test_rows_of_a_table_show_groups_slices_and_facts_and_without_data_say_so(pr
     assert 'id="groups"' not in page.source
     assert (changed["cv"], changed["errors"]) == (told["cv"], told["errors"])
 
+    # an earlier version said less of views, and nothing of seeds and temperature
+    scores = json.loads((run / "scores.json").read_text())
+    views = [{"name": hostile_pages.RUNS, "alone": 0.5, "without": 0.25, "gain": 0.125}]
+    scores = {k: v for k, v in scores.items() if k not in ("repeats", "calibration")}
+    (run / "scores.json").write_text(json.dumps(scores | {"views": views}))
+    report.write("people")
+    assert "+0.12" in Page(run / report.FILE).text
+
 
 def test_what_cannot_be_reported_is_told_in_a_sentence(project):
     toys.write(project)
