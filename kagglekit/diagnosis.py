@@ -162,10 +162,7 @@ def slices(table: pd.DataFrame, score: ScoreOf) -> list[Slice]:
 def by_group(
     name: str, groups: np.ndarray, score: ScoreOf, greater_is_better: bool, most: int
 ) -> list[Slice]:
-    """Scores of the `most` worst groups of at least 2 rows, the worst first.
-
-    Without intervals: the rows of a group are no sample of anything.
-    """
+    """Scores of the `most` worst groups of at least 2 rows, the worst first."""
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(groups[order][1:] != groups[order][:-1]) + 1
     found = []

@@ -145,12 +145,16 @@ class Evidence:
         column = fold_rules.group_column(self.competition.folds)
         return column if column is not None and column in self.table.columns else None
 
-    def interval(self, at: np.ndarray, draws: int | None = None) -> tuple[float, float] | None:
+    def interval(
+        self, at: np.ndarray, draws: int | None = None, by_row: bool = False
+    ) -> tuple[float, float] | None:
         """Of the metric of the rows at these positions, at 95 %, as `compare` gives it.
 
-        None where the score does not vary, or too few rows have one.
+        Groups are drawn whole, but for `by_row`, inside of one group. None where the score does
+        not vary, or too few rows have one.
         """
-        labels = None if self.groups is None else np.unique(self.groups[at], return_inverse=True)[1]
+        groups = None if by_row else self.groups
+        labels = None if groups is None else np.unique(groups[at], return_inverse=True)[1]
         table = self.table.iloc[at]
         metric = self.competition.metric
         try:

@@ -462,6 +462,9 @@ class _Report:
             found.group_column, found.groups, found.score,
             found.competition.metric.greater_is_better, _MOST_GROUPS,
         )  # fmt: skip
+        judged = [
+            replace(part, interval=found.interval(part.rows, 400, by_row=True)) for part in judged
+        ]
         told = self._judged(judged)
         return None if told is None else {**told, "all": len(np.unique(found.groups))}
 
