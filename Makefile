@@ -47,8 +47,11 @@ $(SUBMITS): setup
 $(DOWNLOADS): setup
 	$(BIN)/kagglekit download $(subst -,_,$(@:download-%=%)) $(ARGS)
 
+# a file's tests stay together: what they share is made once
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
+
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # first the fuzz alone, then what the parsers' own tests add
 FUZZED := .coverage-fuzz
@@ -70,7 +73,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 KILLS ?= 20  # of each recipe
 

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Loaded when first asked for, so that `import kagglekit` and `kagglekit --help` stay instant.
 _HOMES = {
     "answering": ("Fitted",),
+    "backbones": ("BackboneConfig",),
     "blend": ("Blend", "BlendConfig"),
     "competition": ("Competition",),
     "config": ("Config", "NetworkConfig", "knob"),
@@ -19,9 +20,11 @@ _HOMES = {
     ),
     "errors": ("KagglekitError", "NetworkError", "UserError"),
     "estimator": ("Estimator", "Learner"),
+    "finetune": ("FinetuneConfig",),
     "metrics": ("Metric",),
     "network": ("Network", "NetworkPredictor"),
     "objectives": ("Objective", "binary", "multiclass", "regression"),
+    "probe": ("Probe", "ProbeConfig"),
     "recipe": ("Member", "Predictor", "Recipe"),
     "submission": ("Submission",),
     "views": ("View", "original"),
@@ -43,6 +46,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from .answering import Fitted as Fitted
+    from .backbones import BackboneConfig as BackboneConfig
     from .blend import Blend as Blend
     from .blend import BlendConfig as BlendConfig
     from .competition import Competition as Competition
@@ -64,6 +68,7 @@ if TYPE_CHECKING:
     from .errors import UserError as UserError
     from .estimator import Estimator as Estimator
     from .estimator import Learner as Learner
+    from .finetune import FinetuneConfig as FinetuneConfig
     from .metrics import Metric as Metric
     from .network import Network as Network
     from .network import NetworkPredictor as NetworkPredictor
@@ -71,6 +76,8 @@ if TYPE_CHECKING:
     from .objectives import binary as binary
     from .objectives import multiclass as multiclass
     from .objectives import regression as regression
+    from .probe import Probe as Probe
+    from .probe import ProbeConfig as ProbeConfig
     from .recipe import Member as Member
     from .recipe import Predictor as Predictor
     from .recipe import Recipe as Recipe

@@ -118,6 +118,8 @@ def remove(plan: Plan) -> Plan:
             gone.append(thing)
         else:
             skipped.append(fault)
+    if any(thing.kind in ("unfinished", "run") for thing in gone):
+        board.refresh(folders.runs(), folders.submissions())
     return Plan(tuple(gone), tuple(skipped))
 
 
@@ -200,11 +202,13 @@ def _needed_by(state: State, known: Iterable[State]) -> str:
 
 
 def _submissions(state: State) -> list[Thing]:
-    """The CSVs of a run; what is known of their upload stays, and with it what was uploaded."""
+    """The CSVs and notebooks of a run; once it was submitted they stay, as what was uploaded."""
     home = folders.submissions() / state.competition
     if state.aside or home.is_symlink() or (home / f"{state.run}.json").exists():
         return []
-    found = [home / f"{state.run}.csv", *sorted(home.glob(f"{escape(state.run)}@*.csv"))]
+    found = [home / f"{state.run}.csv"]
+    for others in ("@*.csv", ".notebook", ".notebook~*"):
+        found += sorted(home.glob(escape(state.run) + others))
     return [_measured("submission", path.name, [path]) for path in found if path.exists()]
 
 
@@ -227,7 +231,6 @@ def _remove_run(thing: Thing) -> str | None:
         files.remove(folder)
         competition, run = folder.parts[-2:]
         leaderboard.record(folders.runs(), folders.submissions(), competition, run)
-    board.refresh(folders.runs(), folders.submissions())
     return None
 
 

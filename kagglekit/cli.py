@@ -86,6 +86,8 @@ def _run(typed: list[str]) -> int:
     options.command = hide(shlex.join(["kagglekit", *typed]))
     if options.competitions:
         os.environ["KAGGLEKIT_COMPETITIONS"] = options.competitions
+    if getattr(options, "weights", None):
+        os.environ["KAGGLEKIT_WEIGHTS"] = os.path.abspath(options.weights.expanduser())
     # a competition's own prints must not come before the JSON document
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
         outcome: _Outcome = options.run(options)
@@ -206,6 +208,13 @@ def _parser() -> argparse.ArgumentParser:
     answers.add_argument("which", metavar="RUN", help="the run, or the beginning of its name")
     answers.add_argument("--data", required=True, type=Path, metavar="DIR", help="the test set")
     answers.add_argument("--out", type=Path, metavar="FILE", help="the CSV to write")
+    _add_weights(answers)
+    written = verb("notebook", _notebook, "a run as an offline Kaggle notebook with its dataset")
+    written.add_argument("name", help="the competition")
+    written.add_argument("which", nargs="?", metavar="RUN", help="the run (default: the best)")
+    written.add_argument(
+        "--user", metavar="NAME", help="yours on Kaggle (default: of the credentials)"
+    )
     board = verb("leaderboard", _leaderboard, "runs with their scores, best first")
     board.add_argument("name", nargs="?", help="one competition only")
     board.add_argument("--rebuild", action="store_true", help="read all run folders again")
@@ -258,6 +267,14 @@ def _add_wanted(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=_positive, default=1, metavar="N", help="seeds a fold")
     parser.add_argument("--folds", type=_numbers, metavar="0,1", help="train these folds only")
     parser.add_argument("--rows", type=_positive, metavar="N", help="a subset, for a quick look")
+    _add_weights(parser)
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights", type=Path, metavar="PATH",
+        help="pretrained weights: a file, or a folder of them (default: $KAGGLEKIT_WEIGHTS)",
+    )  # fmt: skip
 
 
 def _add_certify(parser: argparse.ArgumentParser) -> None:
@@ -366,6 +383,7 @@ def _train(options: argparse.Namespace) -> _Outcome:
         fresh=options.fresh,
         force_resume=options.force_resume,
         slug=options.slug,
+        weights=options.weights,
         command=options.command,
     )
     return _Outcome(pipeline.train(request, _progress()), "summary")
@@ -397,6 +415,12 @@ def _predict(options: argparse.Namespace) -> _Outcome:
     with pipeline.visiting(options.command), _progress() as progress:
         result = pipeline.predict(options.name, options.which, options.data, options.out, progress)
     return _Outcome(result, "prediction")
+
+
+def _notebook(options: argparse.Namespace) -> _Outcome:
+    from . import notebook
+
+    return _Outcome(notebook.write(options.name, options.which, options.user), "notebook")
 
 
 def _download(options: argparse.Namespace) -> _Outcome:

@@ -116,3 +116,11 @@ def default_recipe(competition: Competition, has_gpu: bool) -> str:
         return order[0]
     light = [name for name in order if not getattr(competition.recipes[name], "wants_gpu", False)]
     return (light or order)[0]
+
+
+def reads_weights(competition: Competition, name: str) -> bool:
+    """Whether a recipe, or one that it needs, starts from pretrained weights."""
+    recipe = competition.recipes[name]
+    if hasattr(recipe.config, "weights_digest"):
+        return True
+    return any(reads_weights(competition, other) for other in recipe.needs)

@@ -56,6 +56,9 @@ class NetworkConfig(Config):
         "smaller batches (16 rows at least) where an epoch would have fewer than so many",
         least=1,
     )
+    sampling: Literal["shuffled", "balanced"] = knob(
+        "shuffled", "rows of an epoch: each once, or of every class equally many"
+    )
     accumulate: int = knob(1, "batches whose gradients are averaged before a step", least=1)
     optimizer: Literal["adamw", "sgd", "muon"] = knob("adamw", "AdamW, Nesterov SGD or Muon")
     lr: float = knob(1e-3, "peak learning rate", least=0)

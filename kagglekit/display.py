@@ -408,5 +408,6 @@ _KINDS: dict[str, Callable[[Any], RenderableType]] = {
     "spending": display_kaggle.plan,
     "submitted": display_kaggle.outcome,
     "submissions": display_kaggle.submissions,
+    "notebook": display_kaggle.notebook,
     "downloaded": display_kaggle.downloaded,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,24 @@ def outcome(result: Json) -> RenderableType:
     if result["quota"]:
         facts.add_row("quota", _quota(result["quota"]))
     return Group(_title(result["slug"], result["run"]), facts)
+
+
+def notebook(result: Json) -> RenderableType:
+    """Where the notebook is, and the three steps from it to a score."""
+    folder, page = result["folder"], f"kaggle.com/code/{result['notebook']}"
+    lines = [
+        Text(f"{folder}  ({size(result['bytes'])})"),
+        Text(f"  kaggle datasets create -p {shlex.quote(folder + '/dataset')}", "bold"),
+        Text(f"  kaggle kernels push -p {shlex.quote(folder + '/notebook')}", "bold"),
+        Text(f"then, when it has run: {page} → Submit to competition ({result['slug']})"),
+    ]
+    if result["kept"]:
+        lines.append(Text(f"the notebook that was there differs and is kept as {result['kept']}"))
+    if result["practice"]:
+        lines.append(
+            Text("it was trained on practice data: good for trying, not for Kaggle", "yellow")
+        )
+    return Group(*lines)
 
 
 def submissions(result: Json) -> RenderableType:

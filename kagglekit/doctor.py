@@ -40,6 +40,7 @@ DEPENDENCIES = (
     "timm",
     "albumentations",
     "filelock",
+    "huggingface-hub",
     "safetensors",
     "threadpoolctl",
     "psutil",

@@ -100,8 +100,11 @@ def strip(title: str, scores: Sequence[tuple[str, float]], whole: float, label: 
     return done()
 
 
-def reliability(title: str, bins: Sequence[Bin]) -> str:
-    """How often answers of like confidence are right, with intervals, over how many there are."""
+def reliability(title: str, bins: Sequence[Bin], after: Sequence[Bin] = ()) -> str:
+    """How often answers of like confidence are right, with intervals, over how many there are.
+
+    `after` are the same rows at another temperature.
+    """
     confidence = np.array([part.confidence for part in bins])
     accuracy = np.array([part.accuracy for part in bins])
     low = accuracy - np.array([part.interval[0] for part in bins])
@@ -117,6 +120,13 @@ def reliability(title: str, bins: Sequence[Bin]) -> str:
         upper.errorbar(
             confidence, accuracy, bars, fmt="none", ecolor=_VARIABLES["accent"], elinewidth=1.1
         )
+        if after:
+            places = [part.confidence for part in after], [part.accuracy for part in after]
+            upper.plot(*places, color=_VARIABLES["good"], linewidth=1.1)
+            told_after = [f"after scaling, {part.rows:,} rows: {part.accuracy:.3f} right at"
+                          f" {part.confidence:.3f}" for part in after]  # fmt: skip
+            cloud = Cloud(np.array(places[0]), np.array(places[1]), told_after)
+            _dots(upper, cloud, _VARIABLES["good"], 14)
         upper.plot(confidence, accuracy, color=_VARIABLES["accent"], linewidth=1.1)
         _dots(upper, Cloud(confidence, accuracy, told), _VARIABLES["accent"], 22)
         upper.set_ylim(-0.03, 1.03)

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from . import diagnosis, files, folders, leaderboard, problem
+from . import calibration, diagnosis, files, folders, leaderboard, paired, problem
+from . import folds as fold_rules
 from . import run as runs
 from .competition import Competition
 from .data import Data
@@ -123,6 +124,49 @@ class Evidence:
         except KeyError as error:  # a metric that reads columns, and the data are not here
             raise UserError(f"the metric reads the column {error}, which is not here") from error
 
+    @cached_property
+    def groups(self) -> np.ndarray | None:
+        """(rows,) what the folds keep together, as text; None where rows stand alone."""
+        column = self.group_column
+        return None if column is None else self.table[column].astype(str).to_numpy(str)
+
+    @property
+    def group_column(self) -> str | None:
+        """The column whose values the folds keep together, where it is known here."""
+        column = fold_rules.group_column(self.competition.folds)
+        return column if column is not None and column in self.table.columns else None
+
+    def interval(self, at: np.ndarray, draws: int | None = None) -> tuple[float, float] | None:
+        """Of the metric of the rows at these positions, at 95 %, as `compare` gives it.
+
+        None where the score does not vary, or too few rows have one.
+        """
+        labels = None if self.groups is None else np.unique(self.groups[at], return_inverse=True)[1]
+        table = self.table.iloc[at]
+        metric = self.competition.metric
+        try:
+            judged = paired.judged(metric, self.target[at], [self.decided[at]], table, labels)
+            drawn = paired.bootstrap(judged) if draws is None else judged.resampled(draws, seed=0)
+        except KeyError:  # a metric that reads columns, and the data are not here
+            return None
+        found = paired.score_interval(drawn[:, 0])
+        return None if found is None or found[0] == found[1] else found
+
+    @cached_property
+    def cooled(self) -> np.ndarray | None:
+        """(rows, classes) probabilities at the temperature that the other folds ask for.
+
+        None where the run's scores tell of no calibration.
+        """
+        if not self.probable or not self.scores.get("calibration"):
+            return None
+        cooled = self.answers.copy()
+        for number in np.unique(self.fold):
+            here = self.fold == number
+            found = calibration.temperature(self.target[~here], self.answers[~here])
+            cooled[here] = calibration.scaled(self.answers[here], found)
+        return cooled
+
     def history(self) -> list[dict[str, Any]]:
         """Every epoch of every member, in the order in which they were trained."""
         path = self.run.folder / "history.jsonl"
@@ -154,8 +198,11 @@ def gather(name: str, wanted: str | None) -> Evidence:
     folds = run.folds()
     target, oof, covered = _arrays(run, folds)
     scored = [int(item["fold"]) for item in scores["folds"]]
-    if not scored or max(scored) >= len(folds):
-        raise UserError(f"{run.folder}: scores.json and folds.csv differ: train it again")
+    if not _agree(scored, folds, covered):
+        raise UserError(
+            f"{run.folder}: scores.json, folds.csv, covered.npy are not of the same rows: restore"
+            " copies, or train it again"
+        )
     decided, fold = _decided(competition, target, oof, covered, [(n, folds[n]) for n in scored])
     rows = np.flatnonzero(covered)
     data, missing = _data(competition, manifest, target)
@@ -189,6 +236,16 @@ def _arrays(run: Run, folds: Sequence[Fold]) -> tuple[np.ndarray, np.ndarray, np
             " or train it again"
         )
     return target, oof, covered
+
+
+def _agree(scored: Sequence[int], folds: Sequence[Fold], covered: np.ndarray) -> bool:
+    """Whether the folds that were scored validated the covered rows."""
+    if not scored or not 0 <= min(scored) <= max(scored) < len(folds):
+        return False
+    validated = np.zeros_like(covered)
+    for number in scored:
+        validated[folds[number][1]] = True
+    return bool((validated == covered).all())
 
 
 def _decided(

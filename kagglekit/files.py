@@ -255,6 +255,18 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, to build in what takes its place; it goes in the end."""
+    with explained(path):
+        folder = _beside(path)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            _remove(folder)
+
+
 def sweep(folder: Path) -> None:
     """Remove the temporaries anywhere below `folder` that killed processes left.
 
@@ -761,23 +773,24 @@ def _place(path: Path, copy: Path, linked: bool) -> None:
 
 
 def cached_arrays(
-    cache: Path, key: str, build: Callable[[], dict[str, np.ndarray]]
+    cache: Path, key: str, build: Callable[[], dict[str, np.ndarray]], mapped: bool = False
 ) -> dict[str, np.ndarray]:
     """The arrays that `build` gave when it was last called for `key`, else those it gives now.
 
     `key` names everything they depend on. Their digests are checked; what is damaged is built
-    again, with a warning. A full disk or a cache that cannot be written raises UserError.
+    again, with a warning. `mapped` leaves them on the disk, from which the system reads what is
+    looked at. A full disk or a cache that cannot be written raises UserError.
     """
     if not re.fullmatch(r"[\w-][\w.-]*", key):
         raise ValueError(f"{key!r} cannot name a folder")
     home = cache / "arrays" / key
-    saved = _saved_arrays(home)
+    saved = _saved_arrays(home, mapped)
     if saved is not None:
         return saved
     with explained(home):
         lock = locks.exclusive(_building(home))
     with lock:
-        saved = _saved_arrays(home, warn=True)
+        saved = _saved_arrays(home, mapped, warn=True)
         if saved is not None:  # another process has built them meanwhile
             return saved
         arrays = _plain(build())
@@ -786,14 +799,16 @@ def cached_arrays(
                 raise ValueError(f"{name!r} cannot name an array: use letters, digits and _")
         with explained(home):
             _built(home, lambda folder: _save_arrays(folder, arrays))
-    return arrays
+    return _load_arrays(home, mapped) if mapped else arrays
 
 
-def _saved_arrays(home: Path, warn: bool = False) -> dict[str, np.ndarray] | None:
+def _saved_arrays(
+    home: Path, mapped: bool = False, warn: bool = False
+) -> dict[str, np.ndarray] | None:
     if not home.exists():
         return None
     try:
-        return _load_arrays(home)
+        return _load_arrays(home, mapped)
     except Exception as error:  # a cache in any state is only worth a rebuild
         if warn:
             _log.warning("the cache %s cannot be read (%s); it is built again", home, error)
@@ -809,14 +824,15 @@ def _save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     )
 
 
-def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
+def _load_arrays(folder: Path, mapped: bool = False) -> dict[str, np.ndarray]:
     import numpy as np
 
     arrays, digests = {}, read_json(folder / "digests.json")
     if set(digests) != {path.stem for path in folder.glob("*.npy")}:
         raise UserError("digests.json was altered")
     for name, digest in digests.items():
-        arrays[name] = np.load(folder / f"{name}.npy", allow_pickle=False)
+        where: Literal["r"] | None = "r" if mapped else None
+        arrays[name] = np.load(folder / f"{name}.npy", mmap_mode=where, allow_pickle=False)
         if _array_digest(arrays[name]) != digest:
             raise UserError(f"{name}.npy was altered")
     return arrays

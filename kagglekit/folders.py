@@ -62,6 +62,11 @@ def competitions() -> Path:
     return _chosen("KAGGLEKIT_COMPETITIONS") or Path("competitions")
 
 
+def weights() -> Path | None:
+    """Pretrained weights, a file or a folder of them: `$KAGGLEKIT_WEIGHTS`; None where not set."""
+    return _chosen("KAGGLEKIT_WEIGHTS")
+
+
 def cache() -> Path:
     """What can be made again: `$KAGGLEKIT_CACHE`, else `kagglekit` in the user's cache folder.
 

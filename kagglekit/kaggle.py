@@ -25,6 +25,7 @@ PATIENCE_SECONDS = 60.0
 ATTEMPTS = 4  # of a call that changes nothing
 
 _CONNECT_SECONDS = 15.0
+_CHUNK = 1 << 16  # bytes
 _PAGE = 100  # submissions, or teams, a call
 _PAGES = 50
 _FULL_PAGE = 20  # Kaggle's own page, where it does not heed ours
@@ -489,10 +490,34 @@ def _make_patient(session: requests.Session, seconds: float) -> None:
     class Patient(HTTPAdapter):
         def send(self, *what: Any, **how: Any) -> requests.Response:
             how["timeout"] = (min(_CONNECT_SECONDS, seconds), seconds)
-            return super().send(*what, **how)
+            response = super().send(*what, **how)
+            if not how.get("stream"):
+                _read_within(response, seconds)
+            return response
 
     for scheme in ("http://", "https://"):
         session.mount(scheme, Patient())
+
+
+def _read_within(response: requests.Response, seconds: float) -> None:
+    """Read a body while it may take; the timeout of requests begins anew with every byte."""
+    import requests
+    from urllib3 import exceptions as causes
+
+    parts, end = [], time.monotonic() + seconds
+    try:
+        while part := response.raw.read1(_CHUNK, decode_content=True):
+            parts.append(part)
+            if time.monotonic() > end:
+                response.close()
+                raise requests.ReadTimeout("the answer does not end", response=response)
+    except causes.ReadTimeoutError as error:
+        raise requests.ReadTimeout(error, response=response) from error
+    except causes.DecodeError as error:
+        raise requests.exceptions.ContentDecodingError(error) from error
+    except causes.HTTPError as error:
+        raise requests.exceptions.ChunkedEncodingError(error) from error
+    response._content = b"".join(parts)  # where requests keeps what it has read itself
 
 
 # --- what an error means ------------------------------------------------------------------------

@@ -54,7 +54,10 @@ class Loader:
         if not self.training:
             return torch.arange(rows)
         shuffle = generator(torch.device("cpu"), derive(self.seed, "order", epoch))
-        order = torch.randperm(rows, generator=shuffle)
+        if self.config.sampling == "balanced":
+            order = _balanced(_classes(self.dataset), shuffle)
+        else:
+            order = torch.randperm(rows, generator=shuffle)
         return order[: len(self) * self.batch_size]
 
     @cached_property
@@ -139,6 +142,35 @@ class Loader:
 def count(dataset: Dataset[Any]) -> int:
     """Rows of a dataset."""
     return len(dataset)  # type: ignore[arg-type]
+
+
+def _classes(dataset: Dataset[Any]) -> Tensor:
+    """(rows,) class positions of a dataset's rows; UserError where it has none to tell."""
+    if isinstance(dataset, TensorDataset):
+        known: Any = dataset.tensors[-1]
+    else:
+        known = getattr(dataset, "targets", None)
+    target = torch.zeros(0, 0) if known is None else torch.as_tensor(known)
+    if target.ndim != 1 or target.is_floating_point():
+        raise UserError("sampling=balanced needs classes, but this target is numbers")
+    return target.cpu()
+
+
+def _balanced(classes: Tensor, shuffle: torch.Generator) -> Tensor:
+    """(rows,) positions in random order, of each class equally many: scarce ones come again.
+
+    No row comes a second time before all of its class have come once.
+    """
+    rows, present = len(classes), classes.unique()
+    share = -(-rows // len(present))
+    drawn = []
+    for name in present:
+        members = torch.nonzero(classes == name).flatten()
+        turns = -(-share // len(members))
+        order = [members[torch.randperm(len(members), generator=shuffle)] for _ in range(turns)]
+        drawn.append(torch.cat(order)[:share])
+    together = torch.cat(drawn)
+    return together[torch.randperm(len(together), generator=shuffle)][:rows]
 
 
 def is_resident(dataset: Dataset[Any], config: NetworkConfig, device: torch.device) -> bool:

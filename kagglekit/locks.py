@@ -169,7 +169,8 @@ def owner(target: Path) -> Owner | None:
     lock = Lock(target, signed=False)
     try:
         if lock.take():
-            lock.release(keep=True)
+            # empty: its owner removed it since, and this look has made it again
+            lock.release(keep=lock.path.stat().st_size > 0)
             return None
     except OSError:  # somebody else's folder: a file that its owner did not remove is in use
         pass

@@ -46,6 +46,10 @@ def _one_view(config: Any) -> tuple[View, ...]:
     return (original,)
 
 
+def _as_typed(config: Any) -> Any:
+    return config
+
+
 def _as_built(model: nn.Module, train: Split) -> None:
     """Leave the model as its constructor made it."""
 
@@ -66,11 +70,13 @@ class Network(Generic[C]):
     views: Callable[[C], tuple[View, ...]] = _one_view  # what prediction averages
     groups: Groups = decay_matrices  # parameter groups, e.g. layer-wise learning rates
     prepare: Callable[[nn.Module, Split], None] = _as_built  # e.g. scalers, from training rows
+    complete: Callable[[C], C] = _as_typed  # fills in knobs, e.g. what the weights are of
     wants_gpu: bool = False  # not the default where there is none
     needs: tuple[str, ...] = ()
 
     def resolve(self, config: C, sample: Split) -> C:
         """`config` with every "auto" replaced by what this machine will do for such rows."""
+        config = self.complete(config)
         device = devices.device()
         images = len(self._task(sample, config).inputs) == 3
         # a CPU's bf16 kernels are made for channels-last; with the other layout and maps of 1 × 1

@@ -14,7 +14,7 @@ from . import files, folders, images, tables
 from .data import Data
 from .errors import UserError
 
-_LAYOUT = "1"  # raise it when what is cached changes
+_LAYOUT = "2"  # raise it when what is cached changes
 _HARMLESS = 1 << 24  # bytes of pictures that a machine has memory for, from however few
 _IDX = {"train": "train", "test": "t10k"}  # how the two parts of an idx download are named
 
@@ -29,8 +29,9 @@ def classification(folder: Path, channels: images.Channels = 1) -> Data:
     | idx (.gz) | `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` | `t10k-images-idx3-ubyte` |
 
     Every layout has a sample submission of two columns, id and label; idx files, which hold no
-    ids, are in its order. What was read is cached by
-    the content of the files, so that the next time takes a fraction of a second.
+    ids, are in its order. A train.csv beside folders tells more of their pictures, such as the
+    person, as text. Pictures take the size of the first. What was read is cached by the content of
+    the files, so that the next time takes a fraction of a second.
 
     Raises UserError for a layout that is none of these, and for broken files.
     """
@@ -38,8 +39,9 @@ def classification(folder: Path, channels: images.Channels = 1) -> Data:
     arrays = files.cached_arrays(folders.cache(), key, lambda: _read(folder, channels))
     sample = pd.DataFrame(arrays["sample"], columns=arrays["sample_columns"], dtype=str)
     id = str(sample.columns[0])
+    told = pd.DataFrame(arrays["told"], columns=arrays["told_columns"], dtype=str)
     return Data(
-        train=pd.DataFrame({id: arrays["train_ids"]}, dtype=str),
+        train=pd.DataFrame({id: arrays["train_ids"]}, dtype=str).join(told),
         test=pd.DataFrame({id: arrays["test_ids"]}, dtype=str),
         target=arrays["target"],
         sample=sample,
@@ -63,7 +65,10 @@ def _read(folder: Path, channels: images.Channels) -> dict[str, np.ndarray]:
         )
     assert data.train_inputs is not None
     assert data.test_inputs is not None
+    told = data.train.drop(columns=data.id, errors="ignore")
     return {
+        "told": told.to_numpy(str),
+        "told_columns": np.array(told.columns, dtype=str),
         "train": data.train_inputs,
         "test": data.test_inputs,
         "target": data.target,
@@ -126,8 +131,13 @@ def _read_folders(folder: Path, channels: images.Channels) -> Data:
         images.folder_classes(train_folder) if train_folder else ([], np.zeros(0, np.int64), ())
     )
     size = _common_size([*paths[:1], *test_paths[:1]], channels)
+    train = pd.DataFrame({id: [path.stem for path in paths]}, dtype=str)
+    about = sorted(folder.rglob("train.csv"), key=lambda path: len(path.parts))
+    if paths and about:
+        labels = [classes[position] for position in target]
+        train = train.join(_told(about[0], sample, paths, labels))
     return Data(
-        train=pd.DataFrame({id: [path.stem for path in paths]}, dtype=str),
+        train=train,
         test=sample[[id]],
         target=target,
         sample=sample,
@@ -135,6 +145,31 @@ def _read_folders(folder: Path, channels: images.Channels) -> Data:
         train_inputs=_stack(paths, channels, size),
         test_inputs=_stack(test_paths, channels, size),
     )
+
+
+def _told(path: Path, sample: pd.DataFrame, paths: list[Path], labels: list[str]) -> pd.DataFrame:
+    """What a train.csv tells of the training pictures beside id and label, joined by id, as text.
+
+    A picture without a row, or whose row names another class than its folder, raises UserError.
+    """
+    table = tables.words(path)
+    id, label = str(sample.columns[0]), str(sample.columns[1])
+    if id not in table.columns:
+        raise UserError(f"{path} has no column {id!r}, the id of the sample submission")
+    table.index = pd.Index(table[id])
+    if table.index.has_duplicates:
+        raise UserError(f"{path} has the id {table[id][table[id].duplicated()].iloc[0]!r} twice")
+    names = [file.name if file.name in table.index else file.stem for file in paths]
+    for name, file, known in zip(names, paths, labels, strict=True):
+        if name not in table.index:
+            raise UserError(f"{path} has no row for {file}: add it, or remove the picture")
+        if label in table.columns and table.at[name, label] != known:
+            raise UserError(
+                f"{path} says {table.at[name, label]!r} of {id} {name!r}, but its picture lies in "
+                f"{file.parent}: mend one of them"
+            )
+    more = table.loc[names].drop(columns=[id, label], errors="ignore")
+    return more.reset_index(drop=True)
 
 
 def _by_id(folder: Path, ids: pd.Series) -> list[Path]:
@@ -155,10 +190,23 @@ def _common_size(paths: list[Path], channels: images.Channels) -> tuple[int, int
 
 
 def _stack(paths: list[Path], channels: images.Channels, size: tuple[int, int]) -> np.ndarray:
+    _refuse_too_many(len(paths), channels, size)
     stacked = np.zeros((len(paths), channels, *size), np.uint8)
     for number, path in enumerate(paths):
         stacked[number] = images.read(path, channels, size).transpose(2, 0, 1)
     return stacked
+
+
+def _refuse_too_many(rows: int, channels: int, size: tuple[int, int]) -> None:
+    """Refuse pictures that memory has no room for, before it is full."""
+    import psutil
+
+    needed, free = rows * channels * size[0] * size[1], psutil.virtual_memory().available
+    if needed > max(free // 2, _HARMLESS):
+        raise UserError(
+            f"{rows:,} pictures of {size[1]:,} x {size[0]:,} pixels, the size of the first, take "
+            f"{needed / 2**30:,.0f} GiB, and {free / 2**30:,.0f} are free: make them smaller"
+        )
 
 
 # --- idx files (yann.lecun.com/exdb/mnist) ------------------------------------------------------

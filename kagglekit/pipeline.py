@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import (
+    backbones,
     board,
     devices,
     faults,
@@ -32,6 +33,8 @@ from . import config as configs
 from . import folds as fold_rules
 from . import run as runs
 from .answering import Fitted
+from .backbones import BackboneConfig
+from .competition import Competition
 from .config import Config
 from .data import Data, Split
 from .errors import DivergedError, UserError
@@ -63,6 +66,7 @@ class Request:
     fresh: bool = False
     force_resume: bool = False  # go on although source or versions differ
     slug: str | None = None
+    weights: Path | None = None  # as typed; recipes find them by $KAGGLEKIT_WEIGHTS
     command: str = ""
 
 
@@ -215,16 +219,41 @@ def complete(job: Job, progress: Progress) -> bool:
 def prepare(request: Request, progress: Progress) -> Job:
     """Read the data, choose the recipe, resolve its knobs, fold; nothing is written yet."""
     competition = problem.find(request.name, request.slug)
-    name = request.recipe or competitions.default_recipe(competition, devices.has_gpu())
+    name = request.recipe or _default_recipe(competition, request, progress)
     # knobs are read before data: a typing error should not cost a minute
     recipe = competitions.recipe(competition, request.name, name)
     configs.override(recipe.config, request.assignments)
+    if request.weights is not None and not competitions.reads_weights(competition, name):
+        raise UserError(f"--weights: {name} of {request.name} starts from no pretrained weights")
     with stage("load"):
         read = problem.read(request.name, competition, request.data, progress)
-    first = next(iter(competition.recipes))
-    if request.recipe is None and name != first:
-        progress.say(f"no GPU here: taking {name} ({first} is the default where there is one)")
     return _job(read, name, request)
+
+
+def _default_recipe(competition: Competition, request: Request, progress: Progress) -> str:
+    """The recipe where none is typed; says so where it is not the competition's first.
+
+    Practice data are to be tried by anyone, so there a start from pretrained weights gives way
+    where none are here. On real data that would be a silent loss: there it is an error.
+    """
+    first = next(iter(competition.recipes))
+    name = competitions.default_recipe(competition, devices.has_gpu())
+    if name != first:
+        progress.say(f"no GPU here: taking {name} ({first} is the default where there is one)")
+    if not competitions.reads_weights(competition, name):
+        return name
+    source = folders.find_data(request.name, request.data)
+    if source is not None and source.kind != "practice":
+        return name
+    config = competition.recipes[name].config
+    without = [n for n in competition.recipes if not competitions.reads_weights(competition, n)]
+    if not without or not isinstance(config, BackboneConfig) or backbones.available(config):
+        return name
+    progress.say(
+        f"no pretrained weights here: taking {without[0]} ({name} is the default where there are "
+        "some: name a file of weights with --weights)"
+    )
+    return without[0]
 
 
 def _job(problem: Problem, recipe_name: str, request: Request) -> Job:
@@ -765,8 +794,7 @@ def predict(
     data = _as_trained(problem.load(competition, source.folder), fitted, source.folder)
     answers = predictor(data.split(np.arange(len(data.test)), "test"))
     decision = competition.decision(*_decided_on(run))
-    fingerprint = files.fingerprint(source.folder, folders.cache())
-    path = out or folders.submissions() / name / f"{run.name}@{fingerprint[:8]}.csv"
+    path = out or _answers_path(name, run, source.folder)
     competition.submission.write(data, decision(answers), path)
     return {
         "run": run.name,
@@ -775,6 +803,11 @@ def predict(
         "rows": len(data.test),
         "submission": str(path),
     }
+
+
+def _answers_path(name: str, run: Run, data: Path) -> Path:
+    fingerprint = files.fingerprint(data, folders.cache())
+    return folders.submissions() / name / f"{run.name}@{fingerprint[:8]}.csv"
 
 
 def _decided_on(run: Run) -> tuple[np.ndarray, np.ndarray]:

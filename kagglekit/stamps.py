@@ -21,7 +21,7 @@ _SHOWS_ONLY = {
     "credentials", "diagnosis", "display", "display_decide", "display_kaggle", "doctor",
     "downloading", "drawing", "evidence", "inventory", "journal", "kaggle", "leaderboard", "locks",
     "overview", "paired", "pace", "pages", "practice_server", "progress", "report", "shakeup",
-    "signals", "stages", "standings", "strips", "submitting", "thumbnails",
+    "signals", "stages", "standings", "strips", "submitting", "thumbnails", "notebook", "wheel",
 }  # fmt: skip
 _LIBRARIES = ("kagglekit", "torch", "timm", "numpy", "pandas", "scikit-learn", "scipy")
 _TOOLS = ("python", "processor", *_LIBRARIES)

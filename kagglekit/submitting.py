@@ -14,7 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from . import agreement, files, folders, journal, kaggle, leaderboard, locks, problem, signals
+from . import (
+    agreement,
+    board,
+    files,
+    folders,
+    journal,
+    kaggle,
+    leaderboard,
+    locks,
+    problem,
+    signals,
+)
 from . import run as runs
 from .competition import Competition
 from .data import Data
@@ -173,7 +184,7 @@ def _target(request: Request) -> Target:
     which = request.which
     run: Run | None = None
     if which is None:
-        run = _best(request.name)
+        run = best(request.name)
     elif _is_file(which):
         file = Path(which).expanduser()
         if file.resolve().parent == home.resolve() and _run_folder(request.name, file.stem):
@@ -215,7 +226,7 @@ def _run_folder(name: str, run: str) -> bool:
     return (folders.runs() / name / run / "run.json").is_file()
 
 
-def _best(name: str) -> Run:
+def best(name: str) -> Run:
     """The best finished run with a submission; before all, one with an OOF answer for each row."""
     rows = leaderboard.rows(folders.runs(), name)
     home = folders.submissions() / name

@@ -1,115 +1,16 @@
-"""Real processes for tests: children of one that has imported everything, so that each is quick."""
+"""What a machine does to a process: limits, permissions, a small disk; for tests of real faults."""
 
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
 import resource
 import subprocess
-import sys
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 
-import torch
-
-from kagglekit import cli
-
-SECONDS = 60  # after which a child hangs
-
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(
-    ["kagglekit.augment", "albumentations", "kagglekit.display", "kagglekit.pipeline",
-     "safetensors.torch", "sklearn.model_selection", "tests.children", "torch._dynamo"]
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def complaint(self) -> str:
-        """The last line on stderr, after what was told on the way."""
-        return self.err.strip().splitlines()[-1]
-
-
-def _nothing(*_: object) -> None:
-    pass
-
-
-def kagglekit(
-    *typed: str,
-    env: Mapping[str, str] | None = None,
-    before: Callable[[], None] = _nothing,
-    meanwhile: Callable[[int], None] = _nothing,
-) -> Ended:
-    """Run a command in a process of its own, in the current folder.
-
-    `before` runs in the child, `meanwhile` gets its process number and runs here.
-    """
-    # pipes, because a limit on the size of files must not cut what is told about it
-    pipes = [_server.Pipe(duplex=False) for _ in range(2)]
-    writers = [writer for _, writer in pipes]
-    arguments = (list(typed), os.getcwd(), {**os.environ, **(env or {})}, before, writers)
-    child = _server.Process(target=_child, args=arguments)
-    child.start()
-    for writer in writers:
-        writer.close()
-    try:
-        with ThreadPoolExecutor(2) as pool:
-            told = [pool.submit(_all, reader) for reader, _ in pipes]
-            assert child.pid is not None
-            try:
-                meanwhile(child.pid)
-                child.join(SECONDS)
-            finally:
-                hangs = child.exitcode is None
-                child.kill()
-                child.join()
-        assert not hangs, f"{typed} hangs"
-        assert child.exitcode is not None
-        return Ended(child.exitcode, *(text.result() for text in told))
-    finally:
-        for reader, _ in pipes:
-            reader.close()
-
-
-def _all(reader: Connection) -> str:
-    parts = []
-    while part := os.read(reader.fileno(), 1 << 16):
-        parts.append(part)
-    return b"".join(parts).decode()
-
-
-def _child(
-    typed: list[str],
-    folder: str,
-    env: dict[str, str],
-    before: Callable[[], None],
-    writers: list[Connection],
-) -> None:
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(env)
-    for number, writer in enumerate(writers, start=1):
-        os.dup2(writer.fileno(), number)
-        writer.close()
-    multiprocessing.set_start_method("fork", force=True)  # for workers, as outside of tests
-    torch.set_num_threads(1)
-    before()
-    sys.exit(cli.main(typed))
-
-
-# --- what can be done to a child before it begins -----------------------------------------------
+import pytest
 
 
 def limit(name: str, amount: int) -> None:
@@ -185,3 +86,11 @@ class Disk:
     def close(self) -> None:
         self._holder.kill()
         self._holder.communicate()
+
+
+def small_disk(size: int) -> Disk:
+    """A disk at `./disk` of so many bytes; the test is skipped where none can be mounted."""
+    try:
+        return Disk(Path("disk").absolute(), size)
+    except (OSError, AssertionError) as error:
+        pytest.skip(f"no file system can be mounted here: {error}")

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests import typist as typing
 from tests.typist import Typist
 
 ROOT = Path(__file__).parent.parent
 
 os.environ["NO_COLOR"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers would wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +23,9 @@ def typist() -> Iterator[Typist]:
     """Types commands into processes that may be killed."""
     if not hasattr(os, "fork"):
         pytest.skip("a process can be forked on POSIX only")
-    with Typist() as typing:
-        yield typing
+    yield typing.shared()
+    typing.shared().close()
+    typing.shared.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +36,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     for name in ("DATA", "RUNS", "SUBMISSIONS"):
         monkeypatch.delenv(f"KAGGLEKIT_{name}", raising=False)
+    monkeypatch.setenv("KAGGLEKIT_WEIGHTS", "")  # what a test types is forgotten with it
     for name in ("http_proxy", "https_proxy", "all_proxy"):  # a port where nobody listens
         monkeypatch.setenv(name, "http://127.0.0.1:9")
         monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")

@@ -9,6 +9,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,9 +186,22 @@ class _Handler(practice_server.Handler):
             self.send_body(200, b"<html><body>a page</body></html>", "text/html", {})
         elif fault == "truncated":
             self._truncate()
+        elif fault == "drip":
+            self._drip()
         else:
             return False
         return True
+
+    def _drip(self) -> None:
+        """An answer that goes on for ever, so slowly that no single wait is long."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json; charset=utf-8")
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        with suppress(OSError):  # until the other side has had enough
+            while True:
+                self.wfile.write(b" ")
+                time.sleep(0.02)
 
     def _truncate(self) -> None:
         body = json.dumps({"message": "half of an answer"}).encode()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from kagglekit import practice
 
@@ -45,6 +46,41 @@ def mics_mnist(folder: Path, rows: int = 160) -> None:
     columns = pd.DataFrame(pixels.reshape(len(label), -1)).add_prefix("pixel")
     table = pd.concat([table, columns], axis=1)
     _write(folder, table[:rows], table[rows:], ["label"])
+
+
+def glasses(folder: Path) -> None:
+    """Grey pictures of 24 × 28 of ten people, every other of whom has a bright bar."""
+    rng = np.random.default_rng(5)
+    rows = []
+    for number in range(50):
+        person, label = number // 5, ("plain", "barred")[number // 5 % 2]
+        pixels = rng.integers(0, 120, (28, 24)).astype(np.uint8)
+        pixels[10:14, 4:20] += np.uint8(120 * (label == "barred"))
+        home = folder / ("test" if person >= 8 else f"train/{label}")
+        home.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(home / f"f{number:02}.png")
+        rows.append({"id": f"f{number:02}.png", "label": label, "subject": f"s{person}"})
+    table = pd.DataFrame(rows)
+    table[:40].sample(frac=1, random_state=0).to_csv(folder / "train.csv", index=False)
+    sample = table[40:][["id", "label"]].assign(label="plain")
+    sample.to_csv(folder / "sample_submission.csv", index=False)
+
+
+def weights(path: Path, name: str = "test_resnet", **metadata: str) -> Path:
+    """A file of random weights of a small model of timm, classifier and all."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = timm.create_model(name, pretrained=False).state_dict()
+    if path.suffix == ".safetensors":
+        save_file(state, path, metadata or None)
+    else:
+        torch.save({"state_dict": {f"module.{key}": part for key, part in state.items()}}, path)
+    return path
 
 
 def _write(folder: Path, train: pd.DataFrame, test: pd.DataFrame, targets: list[str]) -> None:

@@ -17,8 +17,9 @@ from kagglekit.cleaning import Plan, Request
 from kagglekit.cli import main
 from kagglekit.errors import UserError
 from tests import toys
-from tests.children import kagglekit, obey_permissions
+from tests.children import obey_permissions
 from tests.test_inventory import written
+from tests.typist import kagglekit
 
 UNFINISHED, FINISHED = "cnn-0123abcd", "line-"
 

@@ -35,7 +35,8 @@ NETWORKS = [
 QUICK: dict[str, Any] = {
     "folds": 2, "epochs": 1, "min_steps": 0, "polish": 2, "copies": 1, "compile": "off",
     "batch_size": 32, "min_batches": 1, "model": "resnet10t", "trees": 20, "starts": 1,
-    "most_rows": 60, "most_breaks": 2,
+    "most_rows": 60, "most_breaks": 2, "image_size": 32, "inner_folds": 2,
+    "windows": ("eyes",), "strengths": (0.1, 1.0),
 }  # fmt: skip
 
 
@@ -63,6 +64,10 @@ def prepared(name: str, monkeypatch: pytest.MonkeyPatch) -> Competition:
         "writes a tiny download in Kaggle's layout"
     )
     write(Path("data") / name)
+    tiny = miniatures.weights(
+        Path("tiny.safetensors"), architecture="test_resnet", input_size="3, 32, 32"
+    )
+    monkeypatch.setenv("KAGGLEKIT_WEIGHTS", str(tiny))
     competition = contract.find(name, HOME)
     for key, recipe in competition.recipes.items():
         monkeypatch.setitem(competition.recipes, key, quick(recipe))  # type: ignore[arg-type]

@@ -244,18 +244,16 @@ def test_without_a_line_without_a_proxy_and_without_credentials_there_is_one_sen
 def test_killed_at_any_moment_and_typed_again_the_old_files_or_the_new_are_there_whole(
     server: Server, typist: Typist, project: Path
 ) -> None:
-    environment = {name: os.environ[name] for name in (*server.environment(), "HOME",
-                   "KAGGLEKIT_PATIENCE", "KAGGLEKIT_COMPETITIONS", "KAGGLEKIT_CACHE")}  # fmt: skip
     server.redirects = True
     at, code, old = -2, -signal.SIGKILL, {}
     while code == -signal.SIGKILL:
         at += 3
         server.tag, server.files["train.csv"] = f'"{at}"', server.files["train.csv"] + b"9,1,1,1\n"
         server.cut = [1_500_000] if at % 2 else []
-        code = typist.type("download", "toy", at=at, **environment).code
+        code = typist.type("download", "toy", at=at).code
         if Path("data/toy").exists():
             assert here() in (old, server.files), at
-        ended = typist.type("download", "toy", **environment)
+        ended = typist.type("download", "toy")
         assert ended.code == 0, (at, ended)
         assert here() == server.files, at
         old = here()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,15 @@ def test_a_bomb_is_not_unpacked(
     assert images.read(path).shape == (12, 10, 3)
 
 
+def test_ten_thousand_pixels_a_side_are_named_and_cost_no_memory(tmp_path: Path) -> None:
+    path = saved(tmp_path / "large.png", Image.new("1", (10_000, 10_000)), compress_level=1)
+    tracemalloc.start()
+    refused(path, "too large to be an honest image")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
 # --- folders of classes -------------------------------------------------------------------------
 
 
@@ -270,3 +280,39 @@ def test_a_script_with_the_name_of_a_picture_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
     with pytest.raises(UserError, match="no whole image"):
         images.read(tmp_path / "a.png")
+
+
+# --- decoded once -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("keep", ["memory", "disk"])
+def test_files_are_decoded_once_whatever_their_sizes(tmp_path, monkeypatch, keep, channels):
+    paths = [noise(tmp_path / "a.png"), grey(tmp_path / "b.png", 9)]
+    paths.append(grey(tmp_path / "1x1.png", 3, (1, 1)))
+    monkeypatch.setattr(images, "_SHARD", 2)
+    anew = [item[0] for item in map(images.ImageFiles(paths, None, channels).__getitem__, range(3))]
+    once = images.ImageFiles(paths, np.arange(3), channels, keep=keep)
+    assert all(torch.equal(once[row][0], anew[row]) for row in range(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "read", None)  # would fail if it were asked
+        again = pickle.loads(pickle.dumps(images.ImageFiles(paths, None, channels, keep=keep)))
+        again[0][0].zero_()  # what is handed out is the caller's
+        assert all(torch.equal(again[row][0], anew[row]) for row in range(3))
+    grey(paths[1], 10)
+    assert images.ImageFiles(paths, None, channels, keep=keep)[1][0].unique().tolist() == [10]
+
+
+def test_a_broken_file_is_named_when_it_is_decoded_once(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("not a picture")
+    for name in ("text.jpg", "nowhere.jpg"):
+        with pytest.raises(UserError, match=name):
+            images.Decoded([grey(tmp_path / "a.png"), tmp_path / name])[0]
+
+
+def test_what_an_array_holds_is_changed_and_resized(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 6, 3), np.uint8)
+    data = images.Images(pixels, np.arange(2), mirrored, (4, 3))
+    assert data[1][0].shape == (3, 4, 3)
+    whole = images.Images(pixels, None, mirrored)[1][0]
+    assert torch.equal(whole, torch.from_numpy(pixels[1, :, ::-1].copy()).permute(2, 0, 1))

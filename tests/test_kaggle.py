@@ -91,6 +91,16 @@ def test_every_call_ends_where_no_answer_comes(server: Server, service: Kaggle) 
     assert time.monotonic() - began < 4 * 0.4 + 2
 
 
+def test_an_answer_that_drips_for_ever_ends_too(server: Server, service: Kaggle) -> None:
+    token = service.upload("a.csv", b"id,y\n", 0)
+    server.fail("CreateSubmission", "drip")
+    began = time.monotonic()
+    with pytest.raises(UnclearError, match=r"did not answer in 0\.4 s"):
+        service.create(token, "a run")
+    assert time.monotonic() - began < 3
+    assert len(server.submissions) == 1
+
+
 def test_a_call_is_tried_again_and_waits_as_long_as_kaggle_asks(
     server: Server, service: Kaggle
 ) -> None:

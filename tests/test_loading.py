@@ -64,6 +64,21 @@ def test_training_sees_whole_batches_of_different_rows() -> None:
     assert len(seen) == len(set(seen)) == 32
 
 
+def test_balanced_sampling_shows_every_class_equally_often() -> None:
+    classes = torch.tensor([0] * 30 + [1] * 6 + [2] * 4)
+    scarce = TensorDataset(NUMBERED.tensors[0], classes)
+    balanced = loader(scarce, sampling="balanced", batch_size=40)
+    drawn = rows(balanced, 1)
+    counts = torch.bincount(classes[drawn])
+    assert counts.max() - counts.min() <= 2
+    assert len(set(drawn)) > 20  # none twice before all of its class have come
+    assert {row for row in drawn if row >= 30} == set(range(30, 40))
+    assert rows(loader(scarce, sampling="balanced", batch_size=40), 1) == drawn != rows(balanced, 2)
+    assert rows(loader(scarce, training=False, sampling="balanced"), 1) == list(range(40))
+    with pytest.raises(UserError, match="needs classes"):
+        rows(loader(NUMBERED, sampling="balanced"), 1)
+
+
 def test_prediction_sees_every_row_in_order() -> None:
     for data in ("resident", "streamed"):
         assert rows(loader(NUMBERED, training=False, data=data), 0) == list(range(40))

@@ -88,6 +88,21 @@ def test_asking_who_has_a_lock_leaves_no_trace(tmp_path: Path) -> None:
     assert list((tmp_path / locks.HOME).iterdir()) == []
 
 
+def test_a_lock_given_back_while_somebody_asks_who_has_it_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "run"
+    lock, take = locks.exclusive(target), Lock.take
+
+    def late(self: Lock) -> bool:
+        lock.release()
+        return take(self)
+
+    monkeypatch.setattr(Lock, "take", late)
+    assert locks.owner(target) is None
+    assert list((tmp_path / ".locks").iterdir()) == []
+
+
 def test_who_waits_is_told_once_for_whom_and_goes_on_afterwards(tmp_path: Path) -> None:
     run = tmp_path / "line-1"
     told: list[str] = []

@@ -6,6 +6,7 @@ import gzip
 import shutil
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -257,3 +258,32 @@ def test_a_torn_gzip_is_one_sentence(tmp_path, torn):
     (tmp_path / "sample_submission.csv").write_text("id,label\n0,0\n")
     with pytest.raises(UserError, match="no sound idx file"):
         pictures.classification(tmp_path)
+
+
+def test_a_train_csv_beside_folders_tells_more_of_the_pictures(tmp_path):
+    files(tmp_path)
+    known = pictures.classification(tmp_path, 1)
+    paths = sorted((tmp_path / "train").rglob("*.png"))
+    rows = [f"{path.name},{path.parent.name},p{number % 3}" for number, path in enumerate(paths)]
+    header = f"{known.id},{known.sample.columns[1]},person"
+    (tmp_path / "train.csv").write_text("\n".join([header, *reversed(rows)]))
+    data = pictures.classification(tmp_path, 1)
+    assert list(data.train.columns) == [known.id, "person"]
+    person = {path.stem: f"p{number % 3}" for number, path in enumerate(paths)}
+    assert list(data.train["person"]) == [person[id] for id in data.train[data.id]]
+
+    (tmp_path / "train.csv").write_text("\n".join([header, *rows[1:]]))
+    with pytest.raises(UserError, match="has no row for"):
+        pictures.classification(tmp_path, 1)
+    wrong = rows[0].replace(f",{paths[0].parent.name},", ",another,")
+    (tmp_path / "train.csv").write_text("\n".join([header, wrong, *rows[1:]]))
+    with pytest.raises(UserError, match="says 'another' of"):
+        pictures.classification(tmp_path, 1)
+
+
+def test_pictures_that_memory_has_no_room_for_are_refused_before_it_is_full(tmp_path, monkeypatch):
+    files(tmp_path)
+    monkeypatch.setattr(pictures, "_HARMLESS", 100)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=200))
+    with pytest.raises(UserError, match="GiB, and 0 are free"):
+        pictures.classification(tmp_path, 1)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests import leaves
-from tests.children import kagglekit
 from tests.conftest import ROOT
+from tests.typist import kagglekit
 
 TYPED = ("train", "leaves", "epochs=2")
 

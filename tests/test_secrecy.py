@@ -9,7 +9,7 @@ import pytest
 
 from kagglekit import secrecy
 from tests import leaves
-from tests.children import kagglekit
+from tests.typist import kagglekit
 
 # put together here, so that no file of the project holds one in one piece
 SECRETS = {name: f"{name}-{'planted' * 2}" for name in ("env", "hf", "file", "token", "proxy", "q")}

@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests import toys
+from tests.children import small_disk
 from tests.kaggle_server import CLEAR, DONE, FAULTS, TOKEN, Server
 from tests.typist import ROOT, Ended, Typist
 
@@ -57,21 +58,9 @@ def server(
         yield kaggle
 
 
-class Desk:
-    """Types commands in the environment that the test has now."""
-
-    def __init__(self, typist: Typist) -> None:
-        self.typist = typist
-
-    def __call__(self, *arguments: str, at: int | None = None, **more: str) -> Ended:
-        names = ("KAGGLE", "HOME", "PROXY", "COLUMNS")
-        now = {k: v for k, v in os.environ.items() if any(name in k.upper() for name in names)}
-        return self.typist.type(*arguments, at=at, **{**now, **more})
-
-
 @pytest.fixture
-def typed(typist: Typist, server: Server) -> Desk:
-    return Desk(typist)
+def typed(typist: Typist, server: Server) -> Callable[..., Ended]:
+    return typist.type
 
 
 def journals() -> dict[str, dict]:
@@ -96,7 +85,9 @@ def forget(server: Server) -> None:
 # --- the usual way ------------------------------------------------------------------------------
 
 
-def test_the_best_run_is_sent_once_and_its_score_comes_home(server: Server, typed: Desk) -> None:
+def test_the_best_run_is_sent_once_and_its_score_comes_home(
+    server: Server, typed: Callable[..., Ended]
+) -> None:
     server.score = lambda content: 0.25
     ended = typed("submit", "toy", *YES, "--json")
     result = json.loads(ended.out)
@@ -117,7 +108,9 @@ def test_the_best_run_is_sent_once_and_its_score_comes_home(server: Server, type
     assert listed["quota"]["left"] == 4
 
 
-def test_each_step_is_on_the_disk_before_it_is_taken(server: Server, typed: Desk) -> None:
+def test_each_step_is_on_the_disk_before_it_is_taken(
+    server: Server, typed: Callable[..., Ended]
+) -> None:
     seen: list[tuple[str, str | None, bool]] = []
 
     def look(method: str) -> None:
@@ -132,7 +125,9 @@ def test_each_step_is_on_the_disk_before_it_is_taken(server: Server, typed: Desk
     assert ("GetSubmission", "created", True) in seen
 
 
-def test_without_a_terminal_nothing_is_sent_unless_it_says_yes(server: Server, typed: Desk) -> None:
+def test_without_a_terminal_nothing_is_sent_unless_it_says_yes(
+    server: Server, typed: Callable[..., Ended]
+) -> None:
     ended = typed("submit", "toy")
     assert ended.code == 2
     assert "`kagglekit submit toy --yes` sends it" in ended.complaint
@@ -140,7 +135,9 @@ def test_without_a_terminal_nothing_is_sent_unless_it_says_yes(server: Server, t
     assert (server.submissions, journals()) == ([], {})
 
 
-def test_without_waiting_the_score_comes_with_the_list(server: Server, typed: Desk) -> None:
+def test_without_waiting_the_score_comes_with_the_list(
+    server: Server, typed: Callable[..., Ended]
+) -> None:
     server.scored_after = 0.5
     ended = typed("submit", "toy", "curve", "--yes")
     assert (ended.code, "brings the score" in ended.out) == (0, True)
@@ -150,7 +147,9 @@ def test_without_waiting_the_score_comes_with_the_list(server: Server, typed: De
     assert journal()["public"] == 0.5
 
 
-def test_a_file_of_ones_own_is_checked_and_sent(server: Server, typed: Desk) -> None:
+def test_a_file_of_ones_own_is_checked_and_sent(
+    server: Server, typed: Callable[..., Ended]
+) -> None:
     (run,) = Path("submissions/toy").glob("line-*.csv")
     lines = run.read_text().splitlines()
     Path("mine.csv").write_text("\n".join([*lines[:-1], lines[-1].split(",")[0] + ",7.5"]) + "\n")
@@ -166,7 +165,7 @@ def test_a_file_of_ones_own_is_checked_and_sent(server: Server, typed: Desk) -> 
 
 
 def test_the_same_file_and_the_same_answers_are_refused_with_their_score(
-    server: Server, typed: Desk
+    server: Server, typed: Callable[..., Ended]
 ) -> None:
     assert typed("submit", "toy", "line", *YES).code == 0
     again = typed("submit", "toy", "line", *YES)
@@ -185,12 +184,16 @@ def test_the_same_file_and_the_same_answers_are_refused_with_their_score(
     assert len(journal()["earlier"]) == 1
 
 
-def test_a_worse_cv_than_one_submitted_is_pointed_out(server: Server, typed: Desk) -> None:
+def test_a_worse_cv_than_one_submitted_is_pointed_out(
+    server: Server, typed: Callable[..., Ended]
+) -> None:
     typed("submit", "toy", "line", *YES)
     assert "is worse than 0." in typed("submit", "toy", "curve").out
 
 
-def test_a_used_up_day_is_told_before_anything_is_sent(server: Server, typed: Desk) -> None:
+def test_a_used_up_day_is_told_before_anything_is_sent(
+    server: Server, typed: Callable[..., Ended]
+) -> None:
     server.limit = 0
     ended = typed("submit", "toy", *YES)
     assert (ended.code, "daily limit" in ended.complaint) == (4, True)
@@ -198,7 +201,9 @@ def test_a_used_up_day_is_told_before_anything_is_sent(server: Server, typed: De
     assert server.calls["StartSubmissionUpload"] == 0
 
 
-def test_a_limit_reached_meanwhile_is_no_success(server: Server, typed: Desk) -> None:
+def test_a_limit_reached_meanwhile_is_no_success(
+    server: Server, typed: Callable[..., Ended]
+) -> None:
     def use_up(method: str) -> None:
         if method == "PUT":
             server.limit = 0
@@ -213,7 +218,7 @@ def test_a_limit_reached_meanwhile_is_no_success(server: Server, typed: Desk) ->
 
 
 def test_answers_to_practice_data_are_never_sent_to_kaggle_itself(
-    server: Server, typed: Desk, monkeypatch: pytest.MonkeyPatch
+    server: Server, typed: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree("data/toy")
     made = json.loads(typed("train", "toy", "ridge=0.5", "--json").out)["run"]
@@ -235,7 +240,7 @@ def test_answers_to_practice_data_are_never_sent_to_kaggle_itself(
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_after_any_fault_of_the_step_that_spends_there_is_one_submission_at_most(
-    fault: str, server: Server, typed: Desk
+    fault: str, server: Server, typed: Callable[..., Ended]
 ) -> None:
     server.hang = 0.6
     patience = {"KAGGLEKIT_PATIENCE": "0.2"}
@@ -259,7 +264,7 @@ def test_after_any_fault_of_the_step_that_spends_there_is_one_submission_at_most
 
 
 def test_what_was_never_found_is_sent_anew_only_by_a_word_and_after_a_rest(
-    server: Server, typed: Desk
+    server: Server, typed: Callable[..., Ended]
 ) -> None:
     server.fail("CreateSubmission", "drop before")
     assert typed("submit", "toy", *YES, KAGGLEKIT_PATIENCE="0.1").code == 3
@@ -271,7 +276,7 @@ def test_what_was_never_found_is_sent_anew_only_by_a_word_and_after_a_rest(
 
 
 def test_a_submission_that_the_list_shows_late_is_found_and_not_sent_again(
-    server: Server, typed: Desk
+    server: Server, typed: Callable[..., Ended]
 ) -> None:
     server.visible_after = 1.2
     server.fail("CreateSubmission", "500 after")
@@ -295,7 +300,7 @@ def test_a_submission_that_the_list_shows_late_is_found_and_not_sent_again(
     ],
 )  # fmt: skip
 def test_a_fault_of_any_other_step_is_tried_again(
-    method: str, fault: str, server: Server, typed: Desk
+    method: str, fault: str, server: Server, typed: Callable[..., Ended]
 ) -> None:
     server.fail(method, fault)
     assert typed("submit", "toy", *YES).code == 0
@@ -303,7 +308,7 @@ def test_a_fault_of_any_other_step_is_tried_again(
 
 
 def test_an_error_of_kaggle_s_scoring_is_told_also_without_a_reason(
-    server: Server, typed: Desk
+    server: Server, typed: Callable[..., Ended]
 ) -> None:
     server.outcome = "ERROR"
     ended = typed("submit", "toy", *YES)
@@ -314,7 +319,9 @@ def test_an_error_of_kaggle_s_scoring_is_told_also_without_a_reason(
     assert "failed" in typed("submissions", "toy").out
 
 
-def test_a_score_that_does_not_come_in_time_is_exit_code_3(server: Server, typed: Desk) -> None:
+def test_a_score_that_does_not_come_in_time_is_exit_code_3(
+    server: Server, typed: Callable[..., Ended]
+) -> None:
     server.scored_after = 1000
     ended = typed("submit", "toy", *YES, KAGGLEKIT_PATIENCE="0.05")
     assert (ended.code, "has not scored it" in ended.complaint) == (3, True)
@@ -328,7 +335,7 @@ def test_a_score_that_does_not_come_in_time_is_exit_code_3(server: Server, typed
 
 
 def test_killed_before_any_step_and_typed_again_there_is_one_submission(
-    server: Server, typed: Desk
+    server: Server, typed: Callable[..., Ended]
 ) -> None:
     at, ended = 0, None
     while ended is None or ended.code == -signal.SIGKILL:
@@ -345,9 +352,9 @@ def test_killed_before_any_step_and_typed_again_there_is_one_submission(
 @pytest.mark.parametrize("method", ["StartSubmissionUpload", "PUT", "CreateSubmission",
                                     "CreateSubmission done", "GetSubmission"])  # fmt: skip
 def test_killed_while_kaggle_works_and_typed_again_there_is_one_submission(
-    method: str, server: Server, typed: Desk
+    method: str, server: Server, typed: Callable[..., Ended], typist: Typist
 ) -> None:
-    server.on_call = lambda now: typed.typist.kill() if now == method else None
+    server.on_call = lambda now: typist.kill() if now == method else None
     assert typed("submit", "toy", *YES).code == -signal.SIGKILL
     server.on_call = lambda now: None
     again = typed("submit", "toy", *YES)
@@ -355,13 +362,43 @@ def test_killed_while_kaggle_works_and_typed_again_there_is_one_submission(
     assert journal()["state"] == "scored"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a disk is made by Linux' means")
+@pytest.mark.parametrize("method", ["StartSubmissionUpload", "PUT", "CreateSubmission",
+                                    "CreateSubmission done", "GetSubmission"])  # fmt: skip
+def test_a_disk_that_fills_up_in_the_middle_loses_nothing(
+    method: str, server: Server, typed: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = small_disk(1 << 20)
+    shutil.copytree("submissions", disk.inside / "submissions")
+    monkeypatch.setenv("KAGGLEKIT_SUBMISSIONS", str(disk.folder / "submissions"))
+
+    def fill(now: str) -> None:
+        if now == method:
+            free = os.statvfs(disk.inside).f_bavail * os.statvfs(disk.inside).f_frsize
+            (disk.inside / "ballast").write_bytes(bytes(free))
+
+    server.on_call = fill
+    try:
+        ended = typed("submit", "toy", *YES, before=disk.enter)
+        assert (ended.code, "is full" in ended.complaint) == (2, True), ended.err
+        server.on_call = lambda now: None
+        (disk.inside / "ballast").unlink()
+        again = typed("submit", "toy", *YES, before=disk.enter)
+        assert (again.code, len(server.submissions)) == (0, 1), again.err
+        (journal,) = (disk.inside / "submissions" / "toy").glob("[!.]*.json")
+        told = json.loads(journal.read_text())
+        assert (told["state"], told["ref"]) == ("scored", server.submissions[0]["ref"])
+    finally:
+        disk.close()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_command_finishes_the_step_that_spends_and_says_how_to_go_on(
-    number: int, code: int, server: Server, typed: Desk
+    number: int, code: int, server: Server, typed: Callable[..., Ended], typist: Typist
 ) -> None:
     def interrupt(method: str) -> None:
         if method == "CreateSubmission":
-            typed.typist.kill(number)
+            typist.kill(number)
             time.sleep(0.2)
 
     server.on_call = interrupt
@@ -378,7 +415,7 @@ def test_an_interrupted_command_finishes_the_step_that_spends_and_says_how_to_go
     ("stage", "sign"), [("PUT", "GetSubmissionLimits"), ("CreateSubmission", "ListSubmissions")]
 )
 def test_two_processes_at_once_make_one_submission(
-    stage: str, sign: str, server: Server, typed: Desk
+    stage: str, sign: str, server: Server, typed: Callable[..., Ended]
 ) -> None:
     def wait_for_the_other(method: str) -> None:
         """Let the first be at work for as long as the other is not about to send as well."""
@@ -399,7 +436,7 @@ def test_two_processes_at_once_make_one_submission(
 
 
 def test_no_schedule_of_faults_and_kills_makes_two_submissions_of_one_intent(
-    server: Server, typed: Desk
+    server: Server, typed: Callable[..., Ended]
 ) -> None:
     methods = ("ListSubmissions", "GetSubmissionLimits", "StartSubmissionUpload", "PUT",
                "CreateSubmission", "CreateSubmission", "GetSubmission")  # fmt: skip
@@ -432,7 +469,7 @@ def test_no_schedule_of_faults_and_kills_makes_two_submissions_of_one_intent(
 
 
 def test_no_secret_reaches_the_screen_the_journal_or_the_storage(
-    server: Server, typed: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: Server, typed: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("KAGGLE_API_TOKEN")
     (tmp_path / ".kaggle").mkdir()
@@ -453,7 +490,9 @@ def test_no_secret_reaches_the_screen_the_journal_or_the_storage(
 
 
 @pytest.mark.parametrize("width", ["60", "120"])
-def test_what_is_shown_fits_the_terminal(width: str, server: Server, typed: Desk) -> None:
+def test_what_is_shown_fits_the_terminal(
+    width: str, server: Server, typed: Callable[..., Ended]
+) -> None:
     typed("submit", "toy", "line", *YES)
     server.score = lambda content: 0.75
     typed("submit", "toy", "curve", *YES)
