@@ -117,7 +117,7 @@ def judged() -> Any:
     return replace(competition(decision=most_probable), metric=metrics.accuracy)
 
 
-def member(rows: list[int], *views: list[int]) -> Answers:
+def member(rows: list[int], *views: Any) -> Answers:
     """Views that are sure of these classes, of two; the test is answered alike."""
     seen = np.eye(2)[np.array(views)]
     names = np.array([f"view{number}" for number in range(len(views))])
@@ -144,6 +144,24 @@ def test_views_that_change_nothing_are_dropped_and_the_first_stays() -> None:
     members = {Key(n, 0): member([3 * n, 3 * n + 1, 3 * n + 2], same, same, same) for n in (0, 1)}
     choice = viewing.choose(judged(), rows_of([0, 1, 0, 0, 1, 0]), members, "probabilities")
     assert choice.kept == ("view0",)
+
+
+def test_views_that_help_stay_where_it_is_more_than_luck() -> None:
+    target = [0, 1] * 60
+    mend = np.array(target)
+    poor = mend.copy()
+    poor[:20] = 1 - poor[:20]
+
+    def chosen(first: np.ndarray) -> tuple[str, ...]:
+        rows = np.arange(120)
+        members = {Key(n, 0): member(list(rows[n::2]), first[n::2], mend[n::2]) for n in (0, 1)}
+        data = replace(numbers(120), classes=("a", "b"), target=mend)
+        return viewing.choose(judged(), data, members, "probabilities").kept
+
+    assert chosen(poor) == ("view1",)
+    lucky = mend.copy()
+    lucky[0] = 1 - lucky[0]  # one row is no evidence
+    assert chosen(lucky) == ("view0",)
 
 
 def test_one_fold_alone_keeps_all_views() -> None:
