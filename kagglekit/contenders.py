@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import files, folders, problem, scoring, viewing
+from . import files, folders, paired, problem, scoring, viewing
 from . import folds as fold_rules
 from . import run as runs
 from .competition import Competition
@@ -71,6 +71,11 @@ class Contest:
     def judged(self) -> Judged:
         """Scores of all contenders on any resampling of the rows."""
         return self.judge([contender.decided for contender in self.contenders])
+
+    @cached_property
+    def drawn(self) -> np.ndarray:
+        """(draws, runs) scores of rows drawn with replacement, in the contenders' order."""
+        return paired.bootstrap(self.judged)
 
     def judge(self, decided: Sequence[np.ndarray]) -> Judged:
         """The same of other decided answers (train rows, ...)."""

@@ -206,3 +206,15 @@ def test_calibration_is_told_of_probabilities_and_of_nothing_else() -> None:
     assert told["after"]["log_loss"] < told["before"]["log_loss"]
     assert scoring.score_calibration(competition(), numbers(400), drawn[:2]) is None
     assert scoring.score_calibration(competition(), data, drawn[:1]) is None
+
+
+def test_the_temperature_of_a_fold_is_learned_from_the_others() -> None:
+    target = np.zeros(40, np.int64)
+    sure = np.tile([0.8, 0.2], (40, 1))
+    sure[::2] = [0.2, 0.8]  # all of fold 0 is wrong, and all of fold 1 right
+    data = replace(numbers(40), classes=("a", "b"), target=target)
+    drawn = [FoldAnswers(n, np.arange(n, 40, 2), sure[n::2]) for n in range(2)]
+    told = scoring.score_calibration(competition(), data, drawn)
+    assert told is not None
+    # what suits one fold does not suit the other: a temperature that had seen both would not lose
+    assert told["after"]["log_loss"] > told["before"]["log_loss"] + 0.5
