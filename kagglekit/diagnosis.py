@@ -18,7 +18,6 @@ from .errors import UserError
 
 Interval = tuple[float, float]
 ScoreOf = Callable[[np.ndarray], float]  # positions of rows -> their score
-IntervalOf = Callable[[np.ndarray], Interval | None]  # positions of rows -> of their score
 
 BINS = 15  # of the calibration error, as Guo et al. 2017 count them
 LEAST_ROWS = 10  # of a slice; fewer say nothing
@@ -47,7 +46,7 @@ class Slice:
     value: str
     rows: np.ndarray  # positions among the rows judged
     score: float
-    interval: Interval | None
+    interval: Interval | None = None
 
     def stands_out(self, whole: float) -> bool:
         """Whether the score of all rows is outside of this slice's interval."""
@@ -145,7 +144,7 @@ def label_issues(target: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 # --- slices -------------------------------------------------------------------------------------
 
 
-def slices(table: pd.DataFrame, score: ScoreOf, interval: IntervalOf) -> list[Slice]:
+def slices(table: pd.DataFrame, score: ScoreOf) -> list[Slice]:
     """Scores of the rows that share a value, or a quarter of the range, of each column.
 
     Columns of more than 12 different values that are no numbers are left out, and so are slices
@@ -156,8 +155,7 @@ def slices(table: pd.DataFrame, score: ScoreOf, interval: IntervalOf) -> list[Sl
         for value, rows in _shared(table[column]):
             with suppress(UserError):
                 if len(rows) >= LEAST_ROWS:
-                    part = Slice(str(column), value, rows, score(rows), interval(rows))
-                    found.append(part)
+                    found.append(Slice(str(column), value, rows, score(rows)))
     return found
 
 
@@ -174,7 +172,7 @@ def by_group(
     for rows in np.split(order, starts):
         with suppress(UserError):
             if len(rows) >= 2:
-                found.append(Slice(name, str(groups[rows[0]]), rows, score(rows), None))
+                found.append(Slice(name, str(groups[rows[0]]), rows, score(rows)))
     return sorted(found, key=lambda part: part.score if greater_is_better else -part.score)[:most]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,13 @@ from .run import Run
 Kind = Literal["classes", "numbers", "other"]  # of what the answers are
 
 _ARRAYS = ("target", "oof", "covered")
+_FIGURES = {
+    "folds": ("fold", "score"), "members": ("fold", "seed", "score"),
+    "views": ("alone", "without", "gain"),
+}  # fmt: skip
+# what a line that a killed process tore may raise
+_TORN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+_HUGE = 1e300  # beyond which nothing can be drawn
 
 
 @dataclass(frozen=True)
@@ -174,11 +183,11 @@ class Evidence:
             return []
         found = {}
         for line in path.read_text("utf-8", errors="replace").splitlines():
-            try:
+            with suppress(*_TORN):
                 noted = json.loads(line)
-                found[str(noted["member"]), int(noted["epoch"])] = noted
-            except (ValueError, KeyError, TypeError):  # a line that a killed process tore
-                continue
+                figures = {key: value for key, value in noted.items() if _is_number(value)}
+                member, epoch = str(noted["member"]), int(noted["epoch"])
+                found[member, epoch] = {**figures, "member": member, "epoch": epoch}
         return list(found.values())
 
 
@@ -197,7 +206,7 @@ def gather(name: str, wanted: str | None) -> Evidence:
         )
     folds = run.folds()
     target, oof, covered = _arrays(run, folds)
-    scored = [int(item["fold"]) for item in scores["folds"]]
+    scored = _scored(run, scores)
     if not _agree(scored, folds, covered):
         raise UserError(
             f"{run.folder}: scores.json, folds.csv, covered.npy are not of the same rows: restore"
@@ -236,6 +245,57 @@ def _arrays(run: Run, folds: Sequence[Fold]) -> tuple[np.ndarray, np.ndarray, np
             " or train it again"
         )
     return target, oof, covered
+
+
+def _scored(run: Run, scores: dict[str, Any]) -> list[int]:
+    """The folds that were scored; UserError where what is said of them is not sound."""
+    numbers = [[item.get(name) for name in names] for part, names in _FIGURES.items()
+               for item in scores.get(part) or ()]  # fmt: skip
+    folds = [item.get("fold") for item in scores["folds"]]
+    members = [item.get("seed") for item in scores["members"]]
+    whole = all(isinstance(number, int) for number in [*folds, *members])
+    if not (
+        whole
+        and all(map(_is_number, chain.from_iterable(numbers)))
+        and all(_is_number(scores[name]) for name in ("cv", "mean", "std", "coverage", "seconds"))
+        and _later_are_sound(scores)
+    ):
+        raise UserError(
+            f"{run.folder / 'scores.json'} is not as kagglekit writes it: restore a copy, or train"
+            " the run again"
+        )
+    return [int(fold) for fold in folds]
+
+
+def _later_are_sound(scores: dict[str, Any]) -> bool:
+    """Whether what earlier versions did not write is whole where it is there."""
+    told, repeats = scores.get("calibration"), scores.get("repeats")
+    try:
+        numbers = [
+            *(told[when][name] for when in ("before", "after") for name in ("ece", "log_loss")),
+            told["temperature"],
+        ] if told is not None else []  # fmt: skip
+        if repeats is not None and repeats["std"] is not None:
+            numbers += [repeats["mean"], repeats["std"], *_pair(repeats["interval"])]
+            numbers += [item["score"] for item in repeats["scores"]]
+        for view in scores["views"]:
+            numbers += [*_pair(view.get("interval")), view.get("probability", 0)]
+        return all(map(_is_number, numbers))
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _pair(interval: Any) -> tuple[Any, ...]:
+    """Both ends, or none."""
+    if interval is None:
+        return ()
+    low, high = interval
+    return low, high
+
+
+def _is_number(value: Any) -> bool:
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return real and abs(value) < _HUGE
 
 
 def _agree(scored: Sequence[int], folds: Sequence[Fold], covered: np.ndarray) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from functools import cached_property, partial
+from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,8 @@ _PICTURE_BYTES = 5_000_000  # of all pictures behind cells
 _MOST_OUTPUTS = 6  # that are drawn
 _MOST_FACTS = 8  # columns of a row that are shown
 _MOST_GROUPS = 12
-_SLICE_DRAWS = 400  # of the bootstrap of each slice
+_MOST_SLICED = 24  # columns, a quarter of them where the metric is slow; the light comes last
+_SLICED_ROWS = 40_000_000  # that the bootstraps of all slices may draw, so that none waits long
 _NOT_CURVES = {"member", "epoch", "epochs", "rows_per_second"}
 
 Json = dict[str, Any]
@@ -444,8 +445,13 @@ class _Report:
                 found.data.look, found.rows, found.data.train_inputs
             )
             table = table.assign(brightness=brightness, contrast=contrast)
-        few = partial(found.interval, draws=_SLICE_DRAWS)
-        return self._judged(diagnosis.slices(table, found.score, few))
+        most = _MOST_SLICED if found.competition.metric.means is not None else _MOST_SLICED // 4
+        parts = diagnosis.slices(table[table.columns[-most:]], found.score)
+        judged = sum(len(part.rows) for part in parts)
+        draws = min(400, max(100, _SLICED_ROWS // max(judged, 1)))
+        return self._judged(
+            [replace(part, interval=found.interval(part.rows, draws)) for part in parts]
+        )
 
     @cached_property
     def groups(self) -> Json | None:

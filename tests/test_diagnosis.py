@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -57,14 +59,15 @@ def test_slices_share_values_or_quarters_and_the_worst_groups_come_first():
             raise UserError("no score for the last quarter")
         return float(right[at].mean())
 
-    found = diagnosis.slices(table[["kind", "size", "name"]], score, lambda at: (0.4, 0.6))
+    found = diagnosis.slices(table[["kind", "size", "name"]], score)
     told = {(part.column, part.value): (len(part.rows), part.score) for part in found}
     assert told["kind", "a"] == (40, 1.0)
     assert told["kind", "b"] == (40, 0.0)
     assert sum(column == "size" for column, _ in told) == 3
     assert not any(column == "name" for column, _ in told)
-    assert [part.stands_out(0.5) for part in found if part.column == "size"] == [False] * 3
-    assert all(part.stands_out(0.5) is False for part in found if part.score == 0.5)
+    one = replace(found[0], interval=(0.4, 0.6))
+    assert [one.stands_out(whole) for whole in (0.3, 0.5, 0.7)] == [True, False, True]
+    assert not found[0].stands_out(0.5)  # nobody knows
     writers = diagnosis.by_group(
         "writer", table["writer"].to_numpy(), lambda at: float(at.mean()), False, 3
     )
