@@ -23,7 +23,17 @@ _SHOWS_ONLY = {
     "overview", "paired", "pace", "pages", "practice_server", "progress", "report", "shakeup",
     "signals", "stages", "standings", "strips", "submitting", "thumbnails", "notebook", "wheel",
 }  # fmt: skip
-_LIBRARIES = ("kagglekit", "torch", "timm", "numpy", "pandas", "scikit-learn", "scipy")
+_LIBRARIES = (
+    "kagglekit",
+    "torch",
+    "timm",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+    "av",
+    "opencv-python-headless",
+)
 _TOOLS = ("python", "processor", *_LIBRARIES)
 _UNFORCEABLE = ("data", "folds", "member")  # rows would be scored by models that saw them
 

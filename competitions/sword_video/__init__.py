@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kagglekit import (
+    Blend,
     Competition,
     Data,
     Network,
@@ -66,7 +67,7 @@ ORDERED = networks.OrderedConfig(
     dropout=0.5, precision="fp32", layers=("block3", "block4"),
 )  # fmt: skip
 SCRATCH = networks.ScratchConfig(
-    epochs=30, batch_size=16, lr=2e-3, weight_decay=0.05, label_smoothing=0.1, mixup=0.2, ema=0.98,
+    epochs=20, batch_size=16, lr=2e-3, weight_decay=0.05, label_smoothing=0.1, mixup=0.2, ema=0.98,
     dropout=0.3,
 )  # fmt: skip
 
@@ -78,6 +79,9 @@ competition = Competition(
     decision=most_probable,
     submission=submission.labels(),
     recipes={
+        "blend": Blend(
+            ("motion", "ordered", "flow"), metric=metrics.accuracy, decision=most_probable,
+        ),
         "motion": Probe(all_motion, MOTION, clips.FILM),
         "flow": Probe(flow, FlowConfig(strengths=STRENGTHS, average=1), clips.FILM),
         "frames": Probe(each_look, FRAMES, clips.FILM),
@@ -90,5 +94,5 @@ competition = Competition(
             networks.seen,
         ),
     },
-
+    practice={"blades": practice.write},
 )  # fmt: skip

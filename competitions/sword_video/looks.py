@@ -33,16 +33,13 @@ def features(
     names = {f"{look}/{layer}": (look, layer) for look in looks for layer in layers}
     keys = {name: f"part{number}" for number, name in enumerate(names)}
 
-    def see(clip: Clip) -> np.ndarray:
-        return np.concatenate([motion.look(clip, look) for look in looks])
-
     def embed(pictures: np.ndarray) -> Features:
         found = backbone.features(pictures, layers)
         parts = {layer: np.split(values, len(looks)) for layer, values in found.items()}
         return {keys[n]: parts[layer][looks.index(look)] for n, (look, layer) in names.items()}
 
     told = f"looks-{motion.VERSION}-{cv2.__version__}-{backbone.fingerprint}-{names}"
-    saved = clips.kept(data, testing, told, see, embed)
+    saved = clips.kept(data, testing, told, partial(motion.look, names=looks), embed)
     return {name: saved[key] for name, key in keys.items()} if saved else {}
 
 
@@ -55,7 +52,7 @@ def views(moments: np.ndarray) -> np.ndarray:
 
 
 def frames(data: Data, testing: bool, count: int, size: tuple[int, int]) -> np.ndarray:
-    """Of all rows: `count` grey frames, evenly spread, squeezed to (h, w): uint8 (rows, count, h, w)."""
+    """Of all rows: grey frames, evenly spread and squeezed to `size`: uint8 (rows, count, h, w)."""
     assert isinstance(data, clips.Clips)
     name = f"frames-{motion.VERSION}-{cv2.__version__}-{count}-{size}"
     return clips.kept(data, testing, name, partial(_frames, count=count, size=size))["frames"]

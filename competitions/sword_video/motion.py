@@ -9,6 +9,7 @@ small cells, each as high quantiles over cells and frames: a quarrel fills few o
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from kagglekit import UserError
 from kagglekit.video import Clip, spread
 
-VERSION = "1"  # raise it when what is seen changes
+VERSION = "2"  # raise it when what is seen changes
 
 SIDES = (4, 8, 16)  # of a cell, in points of the flow; there is one every second pixel
 MOMENTS = 8  # at which frames and differences are looked at
@@ -55,6 +56,7 @@ def flow(clip: Clip) -> np.ndarray:
     DIS optical flow (Kroeger et al., arXiv:1603.03590) down to half the resolution: at a quarter,
     as the fast presets stop, arms are lost, and with them a twentieth of all answers.
     """
+    cv2.setNumThreads(1)  # else it cuts frames by the number of cores, and answers otherwise
     library: Any = cv2  # whose stubs do not know of this one
     method = library.DISOpticalFlow_create(library.DISOPTICAL_FLOW_PRESET_MEDIUM)
     method.setPatchStride(4)
@@ -68,8 +70,8 @@ def flow(clip: Clip) -> np.ndarray:
     return field - np.median(field, axis=(1, 2), keepdims=True)
 
 
-def look(clip: Clip, name: str) -> np.ndarray:
-    """Pictures for a backbone, uint8 (MOMENTS, SIDE, SIDE, 3), every second one mirrored.
+def look(clip: Clip, names: Sequence[str]) -> np.ndarray:
+    """Pictures for a backbone, uint8 (names · MOMENTS, SIDE, SIDE, 3), every second one mirrored.
 
     | name | what |
     |---|---|
@@ -78,19 +80,18 @@ def look(clip: Clip, name: str) -> np.ndarray:
 
     Raises UserError for another name.
     """
-    window, _, step = name.partition("-")
-    if window not in WINDOWS or (step and not re.fullmatch(r"\d+(\.\d+)?", step)):
-        raise UserError(
-            f"there is no look {name!r}: give {', '.join(WINDOWS)}, alone or as in close-0.2"
-        )
-    frames, share = clip.frames, WINDOWS[window]
-    if share:
-        top, left, side = _window(frames, share)
-        frames = frames[:, top : top + side, left : left + side]
-    shown = Clip(frames, clip.times)
-    if step:
-        return _half_mirrored(_square(_changes(shown, float(step))))
-    return _half_mirrored(_square(shown.at(spread(clip.duration, MOMENTS))))
+    cut: dict[str, Clip] = {}
+    pictures = []
+    for name in names:
+        window, _, step = name.partition("-")
+        if window not in WINDOWS or (step and not re.fullmatch(r"\d+(\.\d+)?", step)):
+            raise UserError(
+                f"there is no look {name!r}: give {', '.join(WINDOWS)}, alone or as in close-0.2"
+            )
+        if window not in cut:
+            cut[window] = Clip(_cut(clip.frames, WINDOWS[window]), clip.times)
+        pictures.append(_shown(cut[window], float(step or 0)))
+    return np.concatenate(pictures)
 
 
 # --- flow ---------------------------------------------------------------------------------------
@@ -182,6 +183,20 @@ def _at_least_16(frames: np.ndarray) -> np.ndarray:
 
 
 # --- pictures -----------------------------------------------------------------------------------
+
+
+def _shown(clip: Clip, step: float) -> np.ndarray:
+    """Frames, or with a step how much they change over it, at MOMENTS evenly spread moments."""
+    seen = _changes(clip, step) if step else clip.at(spread(clip.duration, MOMENTS))
+    return _half_mirrored(_square(seen))
+
+
+def _cut(frames: np.ndarray, share: float) -> np.ndarray:
+    """The window of that side, or all of the frames for a share of 0."""
+    if not share:
+        return frames
+    top, left, side = _window(frames, share)
+    return frames[:, top : top + side, left : left + side]
 
 
 def _window(frames: np.ndarray, share: float) -> tuple[int, int, int]:

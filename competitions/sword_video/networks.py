@@ -22,8 +22,8 @@ STORED = 2  # frames of each part, of which training draws one
 class ScratchConfig(clips.ClipsConfig, NetworkConfig):
     """A small network from a random start."""
 
-    frames: int = knob(12, "frames of a clip that the network sees", least=3, most=48)
-    height: int = knob(64, "pixels; clips are squeezed to 3 by 2", least=32, most=256)
+    frames: int = knob(8, "frames of a clip that the network sees", least=3, most=48)
+    height: int = knob(48, "pixels; clips are squeezed to 3 by 2", least=32, most=256)
     shift: float = knob(0.08, "share of its sides that a clip may move", least=0, most=1)
     zoom: float = knob(0.15, "share by which it may grow or shrink", least=0, most=0.9)
     light: float = knob(0.3, "share by which brightness and contrast may change", least=0, most=1)

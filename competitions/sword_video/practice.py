@@ -129,7 +129,7 @@ def scene(film: Film, drawing: bool, rng: np.random.Generator) -> Scene:
 def render(film: Film, scene: Scene, rng: np.random.Generator) -> list[np.ndarray]:
     """The frames of a clip, uint8 (HEIGHT, width, 3)."""
     sway, phase = rng.uniform(0.005, 0.03), rng.uniform(0, 6)
-    shake = np.cumsum(rng.normal(0, 0.08, (scene.frames, 2)), axis=0)
+    shake = np.cumsum(rng.normal(0, 0.15, (scene.frames, 2)), axis=0).clip(-2, 2)
     frames = []
     for number in range(scene.frames):
         moment = number / (scene.frames - 1)
@@ -139,10 +139,9 @@ def render(film: Film, scene: Scene, rng: np.random.Generator) -> list[np.ndarra
             _passer(pen, (place + speed * moment, 0.95), tall, colour)
         lean = sway * np.sin(phase + 9 * moment)
         _figure(pen, film, scene, moment, float(lean))
-        image = image.resize((film.width, HEIGHT), Image.Resampling.BOX)
-        image = image.transform(image.size, Image.Transform.AFFINE,
-                                (1, 0, shake[number, 0], 0, 1, shake[number, 1]),
-                                Image.Resampling.BILINEAR)  # fmt: skip
+        left, top = 2 + shake[number]  # a hand-held camera
+        box = (left, top, image.width - 4 + left, image.height - 4 + top)
+        image = image.resize((film.width, HEIGHT), Image.Resampling.BOX, box)
         pixels = np.asarray(image, np.float32)
         pixels = 128 + film.contrast * (pixels * scene.light - 128)
         noise = rng.standard_normal(pixels.shape, np.float32)
