@@ -68,25 +68,19 @@ class Contest:
         return self.problem.data
 
     @cached_property
-    def groups(self) -> np.ndarray | None:
-        """(rows,) numbers from 0 of the groups that folds keep together; None without any."""
-        found = fold_rules.groups(self.data, self.competition.folds)
-        return None if found is None else np.unique(found[self.rows], return_inverse=True)[1]
-
-    @cached_property
     def judged(self) -> Judged:
         """Scores of all contenders on any resampling of the rows."""
         return self.judge([contender.decided for contender in self.contenders])
 
+    @cached_property
+    def drawn(self) -> np.ndarray:
+        """(draws, runs) scores of rows drawn with replacement, in the contenders' order."""
+        return paired.bootstrap(self.judged)
+
     def judge(self, decided: Sequence[np.ndarray]) -> Judged:
         """The same of other decided answers (train rows, ...)."""
-        return paired.judged(
-            self.competition.metric,
-            self.data.target[self.rows],
-            [part[self.rows] for part in decided],
-            self.data.train.iloc[self.rows],
-            self.groups,
-        )
+        answers = [part[self.rows] for part in decided]
+        return scoring.judge(self.competition, self.data, self.rows, answers)
 
 
 def gather(name: str, wanted: Sequence[str], data: Path | None = None) -> Contest:

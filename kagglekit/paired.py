@@ -337,10 +337,10 @@ def _acceleration(scores: Judged, one: int, other: int) -> float:
 
 def _reach(units: int) -> float:
     """1.96, widened for few units as Student's t is (Hesterberg 2015, arXiv:1411.5279)."""
-    from scipy.stats import t as student
+    from scipy.special import stdtrit
 
     units = max(units, 2)
-    return float(student.ppf(0.975, units - 1)) * math.sqrt(units / (units - 1))
+    return float(stdtrit(units - 1, 0.975)) * math.sqrt(units / (units - 1))
 
 
 def _interval(found: np.ndarray, z0: float, acceleration: float, reach: float) -> Interval:
@@ -414,7 +414,7 @@ def repeated(differences: np.ndarray, ratio: float) -> Difference | None:
     count = len(differences)
     if count < 2:
         return None
-    from scipy.stats import t as student
+    from scipy.special import stdtr, stdtrit
 
     effect = float(differences.mean())
     error = math.sqrt((1 / count + ratio) * float(differences.var(ddof=1)))
@@ -422,9 +422,9 @@ def repeated(differences: np.ndarray, ratio: float) -> Difference | None:
         certain = 0.5 if effect == 0 else float(effect > 0)
         p = 1.0 if effect == 0 else 0.0
         return Difference(effect, (effect, effect), certain, p, _CORRECTED)
-    reach = float(student.ppf(0.975, count - 1)) * error
-    p = 2 * float(student.sf(abs(effect) / error, count - 1))
-    probability = float(student.cdf(effect / error, count - 1))
+    reach = float(stdtrit(count - 1, 0.975)) * error
+    p = 2 * float(stdtr(count - 1, -abs(effect) / error))
+    probability = float(stdtr(count - 1, effect / error))
     return Difference(effect, (effect - reach, effect + reach), probability, p, _CORRECTED)
 
 
@@ -436,14 +436,14 @@ def members_needed(differences: np.ndarray, ratio: float, level: float, most: in
 
     None where more than `most` would be needed: the training rows that members share bound it.
     """
-    from scipy.stats import t as student
+    from scipy.special import stdtr
 
     effect, deviation = abs(float(differences.mean())), float(differences.std(ddof=1))
     if deviation == 0:
         return len(differences) if effect else None
     counts = np.arange(2, most + 1)
     errors = deviation * np.sqrt(1 / counts + ratio)
-    enough = np.asarray(2 * student.sf(effect / errors, counts - 1)) <= level
+    enough = np.asarray(2 * stdtr(counts - 1, -effect / errors)) <= level
     return int(counts[int(enough.argmax())]) if enough.any() else None
 
 
@@ -451,10 +451,10 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     """95 % interval of the mean of independent values by Student's t; None for fewer than two."""
     if len(values) < 2:
         return None
-    from scipy.stats import t as student
+    from scipy.special import stdtrit
 
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    reach = float(student.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+    reach = float(stdtrit(len(values) - 1, 0.975)) * deviation / math.sqrt(len(values))
     return mean - reach, mean + reach
 
 

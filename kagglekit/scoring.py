@@ -199,17 +199,10 @@ def score_views(
     sets = [list(range(count))]
     sets += [[other for other in range(count) if other != number] for number in range(count)]
     sets += [[number] for number in range(count)]
-    found = [_decided_by_views(competition, data, folded, chosen, mean) for chosen in sets]
+    found = [decided_by_views(competition, data, folded, chosen, mean) for chosen in sets]
     covered = np.flatnonzero(found[0][1])
     decided = [part[covered] for part, _ in found]
-    groups = fold_rules.groups(data, competition.folds)
-    judged = paired.judged(
-        competition.metric,
-        data.target[covered],
-        decided[: 1 + count],
-        data.train.iloc[covered],
-        None if groups is None else np.unique(groups[covered], return_inverse=True)[1],
-    )
+    judged = judge(competition, data, covered, decided[: 1 + count])
     drawn = paired.bootstrap(judged)
     better = competition.metric.greater_is_better
     worth = []
@@ -228,14 +221,29 @@ def score_views(
     return worth
 
 
-def _decided_by_views(
+def judge(
+    competition: Competition, data: Data, rows: np.ndarray, decided: Sequence[np.ndarray]
+) -> paired.Judged:
+    """Several decided answers to training rows, as scores of any resampling of these rows.
+
+    `decided` are (rows, ...) each; rows of a group that folds keep together are drawn together.
+    """
+    groups = fold_rules.groups(data, competition.folds)
+    own = None if groups is None else np.unique(groups[rows], return_inverse=True)[1]
+    return paired.judged(competition.metric, data.target[rows], decided, data.train.iloc[rows], own)
+
+
+def decided_by_views(
     competition: Competition,
     data: Data,
     members: Mapping[Key, Answers],
     chosen: Sequence[int],
     mean: Mean,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(train rows, ...) decided answers of some views alone, and which rows are covered."""
+    """(train rows, ...) decided answers of some views alone, and which rows are covered.
+
+    `chosen` are positions among the views; none of the members is a fit on all rows.
+    """
     seen = {key: _of_views(answers, chosen, mean) for key, answers in members.items()}
     folds = by_fold(seen, competition.combine)
     oof = out_of_fold(folds, len(data.train))

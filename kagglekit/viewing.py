@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from . import scoring
+from . import paired, scoring
 from .competition import Competition
 from .data import Data
 from .errors import UserError
@@ -29,9 +29,10 @@ def choose(
 ) -> Choice:
     """The views that help, by backward elimination: for all rows, and for each fold by the others.
 
-    From all views that one is dropped whose absence costs least, as long as it costs nothing. The
-    first view, the row as it is, alone is kept where the others together do not beat it. A view
-    that changes what a class means goes at once: its own answers are wrong.
+    From all views that one is dropped whose absence costs least, as long as it costs nothing. A
+    view that changes what a class means goes at once: its own answers are wrong. What is left
+    stays where it beats the first view, the row as it is, by more than noise (the 95 % interval
+    of `paired.gain`); else that one alone is kept.
     """
     scored = {key: answers for key, answers in members.items() if key.fold is not None}
     names = [str(name) for name in next(iter(scored.values())).views]
@@ -106,4 +107,21 @@ def _eliminated(
             break
         kept.remove(weakest)
         whole = without[weakest]
-    return kept if kept == [0] or whole > score([0]) else [0]
+    return kept if kept == [0] or _beats(competition, data, members, kept, mean) else [0]
+
+
+def _beats(
+    competition: Competition,
+    data: Data,
+    members: Mapping[Key, Answers],
+    kept: Sequence[int],
+    mean: Mean,
+) -> bool:
+    """Whether these views beat the first alone by more than noise."""
+    seen, first = (
+        scoring.decided_by_views(competition, data, members, chosen, mean) for chosen in (kept, [0])
+    )
+    rows = np.flatnonzero(first[1])
+    judged = scoring.judge(competition, data, rows, [seen[0][rows], first[0][rows]])
+    _, (low, _), _ = paired.gain(judged, 0, 1, competition.metric.greater_is_better)
+    return low > 0

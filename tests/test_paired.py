@@ -46,7 +46,7 @@ def labels(rows: int, right: int, wrong: int) -> tuple[np.ndarray, np.ndarray, n
 
 def test_intervals_cover_and_equal_models_are_not_told_apart() -> None:
     shares = [
-        deciding.simulate(case, 130, seed=3)
+        deciding.simulate(case, 130, seed=7)
         for case in deciding.CASES
         if case.name in ("accuracy, 500 rows", "RMSE, 300 rows", "RMSE, 100 groups of 10")
     ]
