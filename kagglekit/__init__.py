@@ -15,7 +15,9 @@ _HOMES = {
     "competition": ("Competition",),
     "config": ("Config", "NetworkConfig", "knob"),
     "data": ("Data", "Split", "Task"),
-    "decisions": ("as_is", "mean", "most_probable"),
+    "decisions": (
+        "as_is", "calibrated", "class_weights", "cutpoints", "mean", "most_probable", "thresholds",
+    ),
     "errors": ("KagglekitError", "NetworkError", "UserError"),
     "estimator": ("Estimator", "Learner"),
     "finetune": ("FinetuneConfig",),
@@ -55,8 +57,12 @@ if TYPE_CHECKING:
     from .data import Split as Split
     from .data import Task as Task
     from .decisions import as_is as as_is
+    from .decisions import calibrated as calibrated
+    from .decisions import class_weights as class_weights
+    from .decisions import cutpoints as cutpoints
     from .decisions import mean as mean
     from .decisions import most_probable as most_probable
+    from .decisions import thresholds as thresholds
     from .errors import KagglekitError as KagglekitError
     from .errors import NetworkError as NetworkError
     from .errors import UserError as UserError

@@ -61,7 +61,7 @@ class Fitted:
 
         Restored at the first question, so that predictors nobody asks cost nothing.
         """
-        return _Lazy(self, self._members(key))
+        return _Lazy(self, self._members(key), self.run.kept_views(key.fold))
 
     def _members(self, key: Key) -> list[Key]:
         if key in self.keys or key.fold is not None:
@@ -75,13 +75,14 @@ class Fitted:
             raise UserError(
                 f"run {self.run.name} has no finished member: train it to the end first"
             )
-        return _Lazy(self, keys)
+        return _Lazy(self, keys, self.run.kept_views(None))
 
     def of_fold(self, fold: int | None) -> Predictor:
         """What the members of one fold answer together; of None what the run answers to a test."""
         if fold is None:
             return self.whole()
-        return _Lazy(self, [key for key in self.keys if key.fold == fold])
+        keys = [key for key in self.keys if key.fold == fold]
+        return _Lazy(self, keys, self.run.kept_views(fold))
 
     def restore(self, key: Key) -> Predictor:
         """The predictor of one member."""
@@ -105,12 +106,13 @@ class Fitted:
 class _Lazy:
     """The combined answer of several members, restored at the first question."""
 
-    def __init__(self, fitted: Fitted, keys: list[Key]) -> None:
-        self.fitted, self.keys = fitted, keys
+    def __init__(self, fitted: Fitted, keys: list[Key], views: tuple[str, ...] | None) -> None:
+        self.fitted, self.keys, self.views = fitted, keys, views
 
     @cached_property
     def predictors(self) -> list[Predictor]:
-        return [self.fitted.restore(key) for key in self.keys]
+        found: list[Any] = [self.fitted.restore(key) for key in self.keys]
+        return found if self.views is None else [part.only(self.views) for part in found]
 
     def __call__(self, split: Split) -> np.ndarray:
         answers = np.stack([predictor(split) for predictor in self.predictors])

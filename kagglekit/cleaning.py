@@ -120,6 +120,8 @@ def remove(plan: Plan) -> Plan:
             gone.append(thing)
         else:
             skipped.append(fault)
+    if any(thing.kind in ("unfinished", "run") for thing in gone):
+        board.refresh(folders.runs(), folders.submissions())
     return Plan(tuple(gone), tuple(skipped))
 
 
@@ -256,7 +258,6 @@ def _remove_run(thing: Thing) -> str | None:
         files.remove(folder)
         competition, run = folder.parts[-2:]
         leaderboard.record(folders.runs(), folders.submissions(), competition, run)
-    board.refresh(folders.runs(), folders.submissions())
     return None
 
 

@@ -63,7 +63,6 @@ def compare(name: str, wanted: Sequence[str], data: Path | None = None) -> dict[
         raise UserError(f"compare wants two runs or more: kagglekit compare {name} RUN_A RUN_B")
     contest = contenders.gather(name, wanted, data)
     found = pairs(contest)
-    drawn = paired.bootstrap(contest.judged)
     scores = contest.judged.whole()
     column = group_column(contest.competition.folds)
     return {
@@ -74,7 +73,7 @@ def compare(name: str, wanted: Sequence[str], data: Path | None = None) -> dict[
         "units": contest.judged.units,
         "groups": column,
         "runs": [
-            _told(one, float(scores[place]), drawn[:, place])
+            _told(one, float(scores[place]), contest.drawn[:, place])
             for place, one in enumerate(contest.contenders)
         ],
         "pairs": [_pair(pair) for pair in found],
@@ -87,10 +86,9 @@ def compare(name: str, wanted: Sequence[str], data: Path | None = None) -> dict[
 def pairs(contest: Contest) -> list[Pair]:
     """Every two runs of a contest, p adjusted for all of them together (Holm 1979)."""
     better = contest.competition.metric.greater_is_better
-    drawn = paired.bootstrap(contest.judged)
     found = []
     for one, other in combinations(range(len(contest.contenders)), 2):
-        rows = paired.difference(contest.judged, one, other, better, drawn)
+        rows = paired.difference(contest.judged, one, other, better, contest.drawn)
         found.append((rows, _Members.of(contest, one, other)))
     raw = [
         max(rows.p, members.test.p) if members and members.repeats and members.test else rows.p

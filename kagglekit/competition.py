@@ -120,7 +120,11 @@ def default_recipe(competition: Competition, has_gpu: bool) -> str:
 
 def reads_weights(competition: Competition, name: str) -> bool:
     """Whether a recipe, or one that it needs, starts from pretrained weights."""
+    return bool(from_weights(competition, name))
+
+
+def from_weights(competition: Competition, name: str) -> list[str]:
+    """Which start from pretrained weights: the recipe, and those that it needs."""
     recipe = competition.recipes[name]
-    if hasattr(recipe.config, "weights_digest"):
-        return True
-    return any(reads_weights(competition, other) for other in recipe.needs)
+    own = [name] if hasattr(recipe.config, "weights_digest") else []
+    return own + [n for other in recipe.needs for n in from_weights(competition, other)]

@@ -99,6 +99,9 @@ class NetworkConfig(Config):
         "lbfgs", "method of `polish`: L-BFGS, or Gauss-Newton for squared errors"
     )
     tta: bool = knob(True, "average the recipe's views when predicting")
+    views: Literal["all", "auto"] = knob(
+        "all", "views that are averaged: all, or (auto) those that help OOF answers"
+    )
     tta_mean: Literal["probabilities", "geometric", "logits"] = knob(
         "probabilities", "how the views' answers are averaged"
     )

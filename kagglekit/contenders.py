@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import files, folders, paired, problem, scoring
+from . import files, folders, paired, problem, scoring, viewing
 from . import folds as fold_rules
 from . import run as runs
 from .competition import Competition
@@ -68,25 +68,19 @@ class Contest:
         return self.problem.data
 
     @cached_property
-    def groups(self) -> np.ndarray | None:
-        """(rows,) numbers from 0 of the groups that folds keep together; None without any."""
-        found = fold_rules.groups(self.data, self.competition.folds)
-        return None if found is None else np.unique(found[self.rows], return_inverse=True)[1]
-
-    @cached_property
     def judged(self) -> Judged:
         """Scores of all contenders on any resampling of the rows."""
         return self.judge([contender.decided for contender in self.contenders])
 
+    @cached_property
+    def drawn(self) -> np.ndarray:
+        """(draws, runs) scores of rows drawn with replacement, in the contenders' order."""
+        return paired.bootstrap(self.judged)
+
     def judge(self, decided: Sequence[np.ndarray]) -> Judged:
         """The same of other decided answers (train rows, ...)."""
-        return paired.judged(
-            self.competition.metric,
-            self.data.target[self.rows],
-            [part[self.rows] for part in decided],
-            self.data.train.iloc[self.rows],
-            self.groups,
-        )
+        answers = [part[self.rows] for part in decided]
+        return scoring.judge(self.competition, self.data, self.rows, answers)
 
 
 def gather(name: str, wanted: Sequence[str], data: Path | None = None) -> Contest:
@@ -125,6 +119,8 @@ def contender(problem: Problem, run: Run, manifest: dict[str, Any]) -> Contender
     rows = len(problem.data.train)
     if not members or any(part.valid_rows.max(initial=-1) >= rows for part in members.values()):
         raise UserError(f"{run.folder} answers other rows than the data have: train it again")
+    mean = manifest["config"].get("tta_mean", "probabilities")
+    members = viewing.as_kept(run, members, mean)
     folds = scoring.by_fold(members, problem.competition.combine)
     oof = scoring.out_of_fold(folds, rows)
     decided = scoring.cross_decided(problem.competition, problem.data, folds, oof)

@@ -50,6 +50,15 @@ class Data:
             return len(self.classes)
         return self.target.shape[1] if self.target.ndim > 1 else 1
 
+    def look(self, row: int) -> np.ndarray | None:
+        """What a person sees of a training row: a picture or a clip; None where it is neither.
+
+        (height, width), (1 or 3, height, width), or (frames, ...) of these, channels first or last.
+        """
+        if self.train_inputs is None or self.train_inputs.ndim < 3:
+            return None
+        return np.asarray(self.train_inputs[row])
+
     def split(self, rows: Rows, stage: Stage) -> Split:
         """The rows of one stage; the targets of all other rows are out of its reach."""
         return Split(replace(self, target=self._visible(rows, stage)), np.asarray(rows), stage)

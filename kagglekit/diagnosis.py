@@ -17,13 +17,12 @@ import pandas as pd
 from .errors import UserError
 
 Interval = tuple[float, float]
-ScoreOf = Callable[[np.ndarray], float]  # positions of rows, repeats allowed -> their score
+ScoreOf = Callable[[np.ndarray], float]  # positions of rows -> their score
 
 BINS = 15  # of the calibration error, as Guo et al. 2017 count them
 LEAST_ROWS = 10  # of a slice; fewer say nothing
 MOST_SLICES = 12  # values of one column that are slices of their own
 _Z = 1.959963984540054
-_LARGE = 10_000  # rows of a draw; the error of more follows from its square root
 _TINY = 1e-12
 
 
@@ -47,7 +46,7 @@ class Slice:
     value: str
     rows: np.ndarray  # positions among the rows judged
     score: float
-    interval: Interval | None
+    interval: Interval | None = None
 
     def stands_out(self, whole: float) -> bool:
         """Whether the score of all rows is outside of this slice's interval."""
@@ -81,9 +80,6 @@ def are_probabilities(answers: np.ndarray, classes: int) -> bool:
     return bool(fine)
 
 
-# --- intervals ----------------------------------------------------------------------------------
-
-
 def wilson(right: int, rows: int) -> Interval:
     """The interval of a share of `rows` that is `right` (Wilson 1927)."""
     if not rows:
@@ -92,47 +88,6 @@ def wilson(right: int, rows: int) -> Interval:
     middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
     half = z / (1 + z * z / rows) * math.sqrt(share * (1 - share) / rows + (z / rows / 2) ** 2)
     return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def bootstrap(
-    score: ScoreOf, rows: np.ndarray, groups: np.ndarray | None = None, draws: int = 500
-) -> Interval | None:
-    """The percentile interval of a score over redrawn rows, or whole groups (Efron 1979).
-
-    More than 10,000 rows are drawn 10,000 at a time, and the spread is scaled by the square root
-    (the m out of n bootstrap). `groups` is (rows,) what must stay together. None where most draws
-    have no score, as AUC of one class, and where all have the same: few rows, all of them right.
-    """
-    if len(rows) < 2:
-        return None
-    whole = score(rows)
-    rng = np.random.default_rng(0)
-    parts = _parts(rows, groups)
-    count = len(rows) if parts is None else len(parts)
-    drawn = min(count, _LARGE)
-    scores = []
-    for _ in range(draws):
-        at = rng.integers(0, count, drawn)
-        try:
-            chosen = rows[at] if parts is None else np.concatenate([parts[n] for n in at])
-            scores.append(score(chosen))
-        except UserError:
-            continue
-    if len(scores) < draws / 2:
-        return None
-    shrink = math.sqrt(drawn / count)
-    low, high = np.quantile(scores, [0.025, 0.975])
-    if low == high:
-        return None
-    return whole + float(low - whole) * shrink, whole + float(high - whole) * shrink
-
-
-def _parts(rows: np.ndarray, groups: np.ndarray | None) -> list[np.ndarray] | None:
-    if groups is None:
-        return None
-    order = np.argsort(groups, kind="stable")
-    starts = np.flatnonzero(np.diff(groups[order])) + 1
-    return np.split(rows[order], starts)
 
 
 # --- classes ------------------------------------------------------------------------------------
@@ -189,7 +144,7 @@ def label_issues(target: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 # --- slices -------------------------------------------------------------------------------------
 
 
-def slices(table: pd.DataFrame, score: ScoreOf, draws: int = 200) -> list[Slice]:
+def slices(table: pd.DataFrame, score: ScoreOf) -> list[Slice]:
     """Scores of the rows that share a value, or a quarter of the range, of each column.
 
     Columns of more than 12 different values that are no numbers are left out, and so are slices
@@ -198,8 +153,9 @@ def slices(table: pd.DataFrame, score: ScoreOf, draws: int = 200) -> list[Slice]
     found = []
     for column in table.columns:
         for value, rows in _shared(table[column]):
-            if len(rows) >= LEAST_ROWS:
-                found += _slice(str(column), value, rows, score, draws)
+            with suppress(UserError):
+                if len(rows) >= LEAST_ROWS:
+                    found.append(Slice(str(column), value, rows, score(rows)))
     return found
 
 
@@ -209,24 +165,12 @@ def by_group(
     """Scores of the `most` worst groups of at least 2 rows, the worst first."""
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(groups[order][1:] != groups[order][:-1]) + 1
-    scored = []
+    found = []
     for rows in np.split(order, starts):
         with suppress(UserError):
             if len(rows) >= 2:
-                scored.append((score(rows), rows))
-    scored.sort(key=lambda item: item[0] if greater_is_better else -item[0])
-    return [
-        part
-        for _, rows in scored[:most]
-        for part in _slice(name, str(groups[rows[0]]), rows, score, 200)
-    ]
-
-
-def _slice(column: str, value: str, rows: np.ndarray, score: ScoreOf, draws: int) -> list[Slice]:
-    try:
-        return [Slice(column, value, rows, score(rows), bootstrap(score, rows, draws=draws))]
-    except UserError:
-        return []
+                found.append(Slice(name, str(groups[rows[0]]), rows, score(rows)))
+    return sorted(found, key=lambda part: part.score if greater_is_better else -part.score)[:most]
 
 
 def _shared(values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
@@ -244,19 +188,3 @@ def _shared(values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
         text = values.astype(str).to_numpy(str)
         for value in sorted(set(text)):
             yield value, np.flatnonzero(text == value)
-
-
-def group_columns(table: pd.DataFrame, folds: list[tuple[np.ndarray, np.ndarray]]) -> list[str]:
-    """Columns that the folds keep together: no value is on both sides of any fold.
-
-    Only columns with values that repeat, and with more different values than folds.
-    """
-    found = []
-    for column in table.columns:
-        codes = pd.factorize(table[column])[0]
-        different = int(codes.max(initial=-1)) + 1
-        if not max(1, len(folds)) < different <= len(codes) * 0.8 or (codes < 0).any():
-            continue
-        if all(not np.intersect1d(codes[train], codes[valid]).size for train, valid in folds):
-            found.append(str(column))
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -123,6 +124,10 @@ def _summary(result: Json) -> RenderableType:
         facts.add_row(
             "practice LB", f"{figure(result['practice_lb'])}  on the withheld practice answers"
         )
+    if len(result.get("repeats", {}).get("scores", ())) > 1:
+        facts.add_row("seeds", display_decide.repeats(result["repeats"]))
+    if result.get("calibration"):
+        facts.add_row("calibration", display_decide.calibration(result["calibration"]))
     if result["views"]:
         facts.add_row("views", _views(result))
     time = duration(result["seconds"])
@@ -140,12 +145,20 @@ def _blended(result: Json) -> RenderableType:
 
 
 def _views(result: Json) -> RenderableType:
+    """What each view is worth; those are struck out that `views=auto` has dropped."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for header in ("view", "alone", "gain"):
+    for header in ("view", "alone", "gain", "95 %"):
         table.add_column(header, justify="left" if header == "view" else "right")
     for view in result["views"]:
-        style = "green" if view["gain"] > 0 else "red" if view["gain"] < 0 else ""
-        table.add_row(view["name"], figure(view["alone"]), Text(f"{view['gain']:+.2g}", style))
+        low, high = view.get("interval") or (-math.inf, math.inf)
+        style = "green" if low > 0 else "red" if high < 0 else ""
+        kept = view.get("kept", True)
+        table.add_row(
+            Text(view["name"], "" if kept else "strike") + ("" if kept else "  dropped"),
+            figure(view["alone"]),
+            Text(f"{view['gain']:+.2g}", style),
+            Text("" if math.isinf(low) else f"{low:+.2g} … {high:+.2g}", "dim"),
+        )
     return table
 
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .progress import figure
+from .progress import figure, spread
 
 Json = Mapping[str, Any]
 
@@ -41,7 +41,7 @@ def _runs(result: Json) -> Table:
 
 
 def _pairs(result: Json) -> Table:
-    table = _table("better by CV", "than", "ahead by", "95 %", "P(better)", "p, Holm", "")
+    table = _table("better by CV", "than", "ahead by", "95 %", "P(better)", "by Holm", "")
     for pair in result["pairs"]:
         rows = pair["rows"]
         word = Text("better", "green") if pair["decided"] else Text("not decided", "yellow")
@@ -62,14 +62,14 @@ def _one_pair(result: Json) -> Table:
     facts.add_row(
         "ahead by", Text(f"{figure(rows['effect'])} {_interval(rows['interval'])}", "bold")
     )
-    facts.add_row("", Text(f"p = {small(rows['p'])} over {what}: {rows['method']}", "dim"))
+    facts.add_row("", Text(f"{small(rows['p'])} over {what}: {rows['method']}", "dim"))
     if members is not None:
         weighs = "" if pair["repeats"] else "; of one seed, so it does not decide"
         facts.add_row(
             "folds" if not pair["repeats"] else "repeats",
             f"{figure(members['effect'])} {_interval(members['interval'])}",
         )
-        facts.add_row("", Text(f"p = {small(members['p'])}: {members['method']}{weighs}", "dim"))
+        facts.add_row("", Text(f"{small(members['p'])}: {members['method']}{weighs}", "dim"))
     facts.add_row("P(better)", f"{chance(pair['probability'])} that {pair['one']} beats the other")
     style = "green" if pair["decided"] else "yellow"
     facts.add_row("verdict", Text(pair["verdict"], style))
@@ -79,7 +79,7 @@ def _one_pair(result: Json) -> Table:
 def _how(result: Json) -> str:
     methods = {pair["rows"]["method"] for pair in result["pairs"]}
     what = f"{result['units']:,} groups" if result["groups"] else f"{result['units']:,} rows"
-    agreed = "; the corrected t-test over repeats agrees" if any(
+    agreed = "; with several seeds p is no less than the corrected t-test's" if any(
         pair["repeats"] for pair in result["pairs"]
     ) else ""  # fmt: skip
     return f"over {what}: {', '.join(sorted(methods))}{agreed}; 'better' wants p of 0.05 or less"
@@ -110,6 +110,23 @@ def shake_up(told: Json, metric: str) -> list[RenderableType]:
     return [table, *(Text(line) for line in lines)]
 
 
+def repeats(told: Json) -> str:
+    """Mean and standard deviation over seeds, and the mean's interval."""
+    count = len(told["scores"])
+    return (
+        f"{spread(told['mean'], told['std'])} over {count}, mean in {_interval(told['interval'])}"
+    )
+
+
+def calibration(told: Json) -> str:
+    """Calibration error and log loss, as they come and at a temperature fitted on other folds."""
+    before, after = told["before"], told["after"]
+    return (
+        f"error {before['ece']:.3f}, log loss {figure(before['log_loss'])}; at temperature "
+        f"{told['temperature']:.2f}: {after['ece']:.3f}, {figure(after['log_loss'])}"
+    )
+
+
 def mix(result: Json) -> RenderableType:
     """What a blend is made of, and how its cross-fitted score stands beside that of its parts."""
     table = _table("part", "CV", "weight")
@@ -119,8 +136,10 @@ def mix(result: Json) -> RenderableType:
     best = result["parts"][0]["cv"]
     sign = 1 if result["greater_is_better"] else -1
     gain = sign * (result["cv"] - best)
-    word = "better" if gain > 0 else "worse" if gain < 0 else "different"
-    line = f"mixed by {result['method']}: {figure(abs(gain))} {word} by CV than the best part"
+    word = f"{figure(abs(gain))} {'better' if gain > 0 else 'worse'} by CV than the best part"
+    if abs(gain) <= 1e-9 * abs(best):
+        word = "as good by CV as the best part"
+    line = f"mixed by {result['method']}: {word}"
     hint = f"kagglekit compare {result['competition']} {result['run']} {result['parts'][0]['run']}"
     return Group(table, Text(line), Text(f"{hint}   says whether that is more than noise", "dim"))
 
@@ -134,7 +153,7 @@ def chance(share: float) -> str:
 
 def small(p: float) -> str:
     """A p-value to two digits."""
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
 def _interval(ends: Sequence[float] | None) -> str:

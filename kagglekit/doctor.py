@@ -39,6 +39,8 @@ DEPENDENCIES = (
     "scipy",
     "timm",
     "albumentations",
+    "av",
+    "opencv-python-headless",
     "filelock",
     "huggingface-hub",
     "safetensors",

@@ -32,6 +32,7 @@ _VARIABLES = {
 _SERIES = 8
 _WIDE = 30  # largest over smallest, beyond which a scale is logarithmic
 _MOST_POINTS = 3000  # of a cloud; more make the page slow and tell no more
+_JOINED_ROWS = 10  # of a bin; fewer jump about
 _SIZE = (4.3, 2.75)  # inches
 
 
@@ -100,25 +101,20 @@ def strip(title: str, scores: Sequence[tuple[str, float]], whole: float, label: 
     return done()
 
 
-def reliability(title: str, bins: Sequence[Bin]) -> str:
-    """How often answers of like confidence are right, with intervals, over how many there are."""
-    confidence = np.array([part.confidence for part in bins])
-    accuracy = np.array([part.accuracy for part in bins])
-    low = accuracy - np.array([part.interval[0] for part in bins])
-    high = np.array([part.interval[1] for part in bins]) - accuracy
-    told = [
-        f"{part.rows:,} rows of confidence {part.confidence:.3f}: {part.accuracy:.3f} right"
-        for part in bins
-    ]
+def reliability(title: str, bins: Sequence[Bin], after: Sequence[Bin] = ()) -> str:
+    """How often answers of like confidence are right, with intervals, over how many there are.
+
+    `after` are the same rows at another temperature. Lines join bins of at least 10 rows.
+    """
     with _drawn(title, panels=(3.2, 1)) as (axes, done):
         upper, lower = axes.figure.axes
         upper.plot([0, 1], [0, 1], color=_VARIABLES["muted"], linewidth=0.9, dashes=(4, 3))
-        bars = np.stack([np.maximum(low, 0), np.maximum(high, 0)])
-        upper.errorbar(
-            confidence, accuracy, bars, fmt="none", ecolor=_VARIABLES["accent"], elinewidth=1.1
-        )
-        upper.plot(confidence, accuracy, color=_VARIABLES["accent"], linewidth=1.1)
-        _dots(upper, Cloud(confidence, accuracy, told), _VARIABLES["accent"], 22)
+        for part in bins:
+            ends = [part.confidence] * 2, part.interval
+            upper.plot(*ends, color=_VARIABLES["accent"], linewidth=1.1)
+        if after:
+            _trusted(upper, after, _VARIABLES["good"], "after scaling, ")
+        _trusted(upper, bins, _VARIABLES["accent"], "")
         upper.set_ylim(-0.03, 1.03)
         upper.set_ylabel("share right")
         upper.tick_params(labelbottom=False)
@@ -132,6 +128,19 @@ def reliability(title: str, bins: Sequence[Bin]) -> str:
         for panel in (upper, lower):
             panel.set_xlim(-0.02, 1.02)
     return done()
+
+
+def _trusted(axes: Axes, bins: Sequence[Bin], colour: str, when: str) -> None:
+    many = [part for part in bins if part.rows >= _JOINED_ROWS]
+    line = [part.confidence for part in many], [part.accuracy for part in many]
+    axes.plot(*line, color=colour, linewidth=1.1)
+    told = [
+        f"{when}{part.rows:,} rows of confidence {part.confidence:.3f}: {part.accuracy:.3f} right"
+        for part in bins
+    ]
+    confidence = np.array([part.confidence for part in bins])
+    accuracy = np.array([part.accuracy for part in bins])
+    _dots(axes, Cloud(confidence, accuracy, told), colour, 18)
 
 
 def cloud(
@@ -197,6 +206,9 @@ def agreement(title: str, others: Cloud, this: Cloud, labels: tuple[str, str]) -
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
         axes.margins(0.12)
+        if np.ptp(others.y) == 0 < np.ptp(others.x):  # all alike: on the scale of the other
+            half = float(np.ptp(others.x)) / 2
+            axes.set_ylim(others.y[0] - half, others.y[0] + half)
     return done()
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from . import diagnosis, files, folders, leaderboard, problem
+from . import calibration, diagnosis, files, folders, leaderboard, paired, problem
+from . import folds as fold_rules
 from . import run as runs
 from .competition import Competition
 from .data import Data
@@ -23,6 +26,13 @@ from .run import Run
 Kind = Literal["classes", "numbers", "other"]  # of what the answers are
 
 _ARRAYS = ("target", "oof", "covered")
+_FIGURES = {
+    "folds": ("fold", "score"), "members": ("fold", "seed", "score"),
+    "views": ("alone", "without", "gain"),
+}  # fmt: skip
+# what a line that a killed process tore may raise
+_TORN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+_HUGE = 1e300  # beyond which nothing can be drawn
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,53 @@ class Evidence:
         except KeyError as error:  # a metric that reads columns, and the data are not here
             raise UserError(f"the metric reads the column {error}, which is not here") from error
 
+    @cached_property
+    def groups(self) -> np.ndarray | None:
+        """(rows,) what the folds keep together, as text; None where rows stand alone."""
+        column = self.group_column
+        return None if column is None else self.table[column].astype(str).to_numpy(str)
+
+    @property
+    def group_column(self) -> str | None:
+        """The column whose values the folds keep together, where it is known here."""
+        column = fold_rules.group_column(self.competition.folds)
+        return column if column is not None and column in self.table.columns else None
+
+    def interval(
+        self, at: np.ndarray, draws: int | None = None, by_row: bool = False
+    ) -> tuple[float, float] | None:
+        """Of the metric of the rows at these positions, at 95 %, as `compare` gives it.
+
+        Groups are drawn whole, but for `by_row`, inside of one group. None where the score does
+        not vary, or too few rows have one.
+        """
+        groups = None if by_row else self.groups
+        labels = None if groups is None else np.unique(groups[at], return_inverse=True)[1]
+        table = self.table.iloc[at]
+        metric = self.competition.metric
+        try:
+            judged = paired.judged(metric, self.target[at], [self.decided[at]], table, labels)
+            drawn = paired.bootstrap(judged) if draws is None else judged.resampled(draws, seed=0)
+        except KeyError:  # a metric that reads columns, and the data are not here
+            return None
+        found = paired.score_interval(drawn[:, 0])
+        return None if found is None or found[0] == found[1] else found
+
+    @cached_property
+    def cooled(self) -> np.ndarray | None:
+        """(rows, classes) probabilities at the temperature that the other folds ask for.
+
+        None where the run's scores tell of no calibration.
+        """
+        if not self.probable or not self.scores.get("calibration"):
+            return None
+        cooled = self.answers.copy()
+        for number in np.unique(self.fold):
+            here = self.fold == number
+            found = calibration.temperature(self.target[~here], self.answers[~here])
+            cooled[here] = calibration.scaled(self.answers[here], found)
+        return cooled
+
     def history(self) -> list[dict[str, Any]]:
         """Every epoch of every member, in the order in which they were trained."""
         path = self.run.folder / "history.jsonl"
@@ -130,11 +187,11 @@ class Evidence:
             return []
         found = {}
         for line in path.read_text("utf-8", errors="replace").splitlines():
-            try:
+            with suppress(*_TORN):
                 noted = json.loads(line)
-                found[str(noted["member"]), int(noted["epoch"])] = noted
-            except (ValueError, KeyError, TypeError):  # a line that a killed process tore
-                continue
+                figures = {key: value for key, value in noted.items() if _is_number(value)}
+                member, epoch = str(noted["member"]), int(noted["epoch"])
+                found[member, epoch] = {**figures, "member": member, "epoch": epoch}
         return list(found.values())
 
 
@@ -153,9 +210,12 @@ def gather(name: str, wanted: str | None) -> Evidence:
         )
     folds = run.folds()
     target, oof, covered = _arrays(run, folds)
-    scored = [int(item["fold"]) for item in scores["folds"]]
-    if not scored or max(scored) >= len(folds):
-        raise UserError(f"{run.folder}: scores.json and folds.csv differ: train it again")
+    scored = _scored(run, scores)
+    if not _agree(scored, folds, covered):
+        raise UserError(
+            f"{run.folder}: scores.json, folds.csv, covered.npy are not of the same rows: restore"
+            " copies, or train it again"
+        )
     decided, fold = _decided(competition, target, oof, covered, [(n, folds[n]) for n in scored])
     rows = np.flatnonzero(covered)
     data, missing = _data(competition, manifest, target)
@@ -189,6 +249,67 @@ def _arrays(run: Run, folds: Sequence[Fold]) -> tuple[np.ndarray, np.ndarray, np
             " or train it again"
         )
     return target, oof, covered
+
+
+def _scored(run: Run, scores: dict[str, Any]) -> list[int]:
+    """The folds that were scored; UserError where what is said of them is not sound."""
+    numbers = [[item.get(name) for name in names] for part, names in _FIGURES.items()
+               for item in scores.get(part) or ()]  # fmt: skip
+    folds = [item.get("fold") for item in scores["folds"]]
+    members = [item.get("seed") for item in scores["members"]]
+    whole = all(isinstance(number, int) for number in [*folds, *members])
+    if not (
+        whole
+        and all(map(_is_number, chain.from_iterable(numbers)))
+        and all(_is_number(scores[name]) for name in ("cv", "mean", "std", "coverage", "seconds"))
+        and _later_are_sound(scores)
+    ):
+        raise UserError(
+            f"{run.folder / 'scores.json'} is not as kagglekit writes it: restore a copy, or train"
+            " the run again"
+        )
+    return [int(fold) for fold in folds]
+
+
+def _later_are_sound(scores: dict[str, Any]) -> bool:
+    """Whether what earlier versions did not write is whole where it is there."""
+    told, repeats = scores.get("calibration"), scores.get("repeats")
+    try:
+        numbers = [
+            *(told[when][name] for when in ("before", "after") for name in ("ece", "log_loss")),
+            told["temperature"],
+        ] if told is not None else []  # fmt: skip
+        if repeats is not None and repeats["std"] is not None:
+            numbers += [repeats["mean"], repeats["std"], *_pair(repeats["interval"])]
+            numbers += [item["score"] for item in repeats["scores"]]
+        for view in scores["views"]:
+            numbers += [*_pair(view.get("interval")), view.get("probability", 0)]
+        return all(map(_is_number, numbers))
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _pair(interval: Any) -> tuple[Any, ...]:
+    """Both ends, or none."""
+    if interval is None:
+        return ()
+    low, high = interval
+    return low, high
+
+
+def _is_number(value: Any) -> bool:
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return real and abs(value) < _HUGE
+
+
+def _agree(scored: Sequence[int], folds: Sequence[Fold], covered: np.ndarray) -> bool:
+    """Whether the folds that were scored validated the covered rows."""
+    if not scored or not 0 <= min(scored) <= max(scored) < len(folds):
+        return False
+    validated = np.zeros_like(covered)
+    for number in scored:
+        validated[folds[number][1]] = True
+    return bool((validated == covered).all())
 
 
 def _decided(

@@ -211,12 +211,24 @@ class NetworkPredictor(Generic[C]):
     recipe: Network[C]
     model: nn.Module
     config: C
+    kept: tuple[str, ...] | None = None  # names of the views that answer; None = all
 
     @property
     def views(self) -> tuple[View, ...]:
         """The views that are averaged; only the first where `tta` is off."""
         views = self.recipe.views(self.config)
-        return views if self.config.tta else views[:1]
+        views = views if self.config.tta else views[:1]
+        kept = tuple(view for view in views if self.kept is None or view.name in self.kept)
+        if not kept:
+            raise UserError(
+                f"the recipe has none of the views {', '.join(self.kept or ())} that its run keeps:"
+                " train it again"
+            )
+        return kept
+
+    def only(self, names: tuple[str, ...]) -> NetworkPredictor[C]:
+        """The predictor that answers by the views of these names alone."""
+        return replace(self, kept=names)
 
     def __call__(self, split: Split) -> np.ndarray:
         """(rows, outputs) answers, averaged over the views."""

@@ -276,6 +276,21 @@ def difference(
     paired permutation test (Good 2005, Permutation, Parametric and Bootstrap Tests of Hypotheses,
     ch. 3), where that takes too long by the bootstrap's normal tail.
     """
+    effect, interval, probability = gain(scores, one, other, greater_is_better, drawn)
+    if interval[0] == interval[1]:
+        return Difference(effect, interval, probability, 1.0, "no row differs")
+    moved = scores.swapped(one, other, DRAWS, seed=1)
+    p = _spread_p(effect, interval) if moved is None else _permutation_p(effect, moved)
+    method = f"{'BCa' if scores.units <= MOST_BCA_UNITS else 'percentile'} bootstrap, " + (
+        "normal tail" if moved is None else "permutation test"
+    )
+    return Difference(effect, interval, probability, p, method)
+
+
+def gain(
+    scores: Judged, one: int, other: int, greater_is_better: bool, drawn: np.ndarray | None = None
+) -> tuple[float, Interval, float]:
+    """How far run `one` is ahead, with its 95 % interval and the probability that it is ahead."""
     sign = 1.0 if greater_is_better else -1.0
     if drawn is None:
         drawn = bootstrap(scores)
@@ -284,20 +299,13 @@ def difference(
     found = sign * (drawn[:, one] - drawn[:, other])
     found = np.sort(found[np.isfinite(found)])
     if len(found) < 2 or np.ptp(found) == 0:
-        certain = 0.5 if effect == 0 else float(effect > 0)
-        return Difference(effect, (effect, effect), certain, 1.0, "no row differs")
+        return effect, (effect, effect), 0.5 if effect == 0 else float(effect > 0)
     z0 = acceleration = 0.0
-    if bca := scores.units <= MOST_BCA_UNITS:
+    if scores.units <= MOST_BCA_UNITS:
         z0 = _bias(found, effect)
         acceleration = sign * _acceleration(scores, one, other)
     interval = _interval(found, z0, acceleration, _reach(scores.units))
-    probability = float(np.mean(found > 0) + np.mean(found == 0) / 2)
-    moved = scores.swapped(one, other, DRAWS, seed=1)
-    p = _normal_p(effect, found) if moved is None else _permutation_p(effect, moved)
-    method = f"{'BCa' if bca else 'percentile'} bootstrap, " + (
-        "normal tail" if moved is None else "permutation test"
-    )
-    return Difference(effect, interval, probability, p, method)
+    return effect, interval, float(np.mean(found > 0) + np.mean(found == 0) / 2)
 
 
 def bootstrap(scores: Judged) -> np.ndarray:
@@ -329,10 +337,10 @@ def _acceleration(scores: Judged, one: int, other: int) -> float:
 
 def _reach(units: int) -> float:
     """1.96, widened for few units as Student's t is (Hesterberg 2015, arXiv:1411.5279)."""
-    from scipy.stats import t as student
+    from scipy.special import stdtrit
 
     units = max(units, 2)
-    return float(student.ppf(0.975, units - 1)) * math.sqrt(units / (units - 1))
+    return float(stdtrit(units - 1, 0.975)) * math.sqrt(units / (units - 1))
 
 
 def _interval(found: np.ndarray, z0: float, acceleration: float, reach: float) -> Interval:
@@ -364,6 +372,12 @@ def _normal_p(effect: float, found: np.ndarray) -> float:
 
 
 _Z = 1.959963984540054
+
+
+def _spread_p(effect: float, interval: Interval) -> float:
+    """By a normal distribution that is as wide as the interval."""
+    deviation = (interval[1] - interval[0]) / 2 / _Z
+    return math.erfc(abs(effect) / deviation / math.sqrt(2))
 
 
 def _cumulative(z: float) -> float:
@@ -400,7 +414,7 @@ def repeated(differences: np.ndarray, ratio: float) -> Difference | None:
     count = len(differences)
     if count < 2:
         return None
-    from scipy.stats import t as student
+    from scipy.special import stdtr, stdtrit
 
     effect = float(differences.mean())
     error = math.sqrt((1 / count + ratio) * float(differences.var(ddof=1)))
@@ -408,9 +422,9 @@ def repeated(differences: np.ndarray, ratio: float) -> Difference | None:
         certain = 0.5 if effect == 0 else float(effect > 0)
         p = 1.0 if effect == 0 else 0.0
         return Difference(effect, (effect, effect), certain, p, _CORRECTED)
-    reach = float(student.ppf(0.975, count - 1)) * error
-    p = 2 * float(student.sf(abs(effect) / error, count - 1))
-    probability = float(student.cdf(effect / error, count - 1))
+    reach = float(stdtrit(count - 1, 0.975)) * error
+    p = 2 * float(stdtr(count - 1, -abs(effect) / error))
+    probability = float(stdtr(count - 1, effect / error))
     return Difference(effect, (effect - reach, effect + reach), probability, p, _CORRECTED)
 
 
@@ -422,14 +436,14 @@ def members_needed(differences: np.ndarray, ratio: float, level: float, most: in
 
     None where more than `most` would be needed: the training rows that members share bound it.
     """
-    from scipy.stats import t as student
+    from scipy.special import stdtr
 
     effect, deviation = abs(float(differences.mean())), float(differences.std(ddof=1))
     if deviation == 0:
         return len(differences) if effect else None
     counts = np.arange(2, most + 1)
     errors = deviation * np.sqrt(1 / counts + ratio)
-    enough = np.asarray(2 * student.sf(effect / errors, counts - 1)) <= level
+    enough = np.asarray(2 * stdtr(counts - 1, -effect / errors)) <= level
     return int(counts[int(enough.argmax())]) if enough.any() else None
 
 
@@ -437,10 +451,10 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     """95 % interval of the mean of independent values by Student's t; None for fewer than two."""
     if len(values) < 2:
         return None
-    from scipy.stats import t as student
+    from scipy.special import stdtrit
 
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    reach = float(student.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+    reach = float(stdtrit(len(values) - 1, 0.975)) * deviation / math.sqrt(len(values))
     return mean - reach, mean + reach
 
 

@@ -26,6 +26,7 @@ from . import (
     problem,
     scoring,
     stamps,
+    viewing,
 )
 from . import competition as competitions
 from . import config as configs
@@ -48,7 +49,8 @@ from .stamps import Stamp
 from .views import Mean
 
 _LEARNED_FROM = ("target", "oof", "covered")  # what a decision is fitted on
-_SHARED = ("folds", "folds_file", "seed")  # knobs that a recipe passes on to those it needs
+# knobs that folds depend on, which a recipe passes on to those it needs
+_SHARED = ("folds", "folds_file", "seed", "broken")
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ class Job:
 
     def oof_on(self, rows: np.ndarray) -> np.ndarray:
         """The OOF answers of the finished run on `rows`."""
-        oof = _out_of_fold(self)
+        members = {key: _answered(self, key) for key in self.fold_keys}
+        oof = _out_of_fold(self, viewing.as_kept(self.run, members, _mean(self)))
         missing = int((~oof.covered[rows]).sum())
         if missing:
             raise UserError(
@@ -243,9 +246,10 @@ def _default_recipe(competition: Competition, request: Request, progress: Progre
     source = folders.find_data(request.name, request.data)
     if source is not None and source.kind != "practice":
         return name
-    config = competition.recipes[name].config
+    starts = (competition.recipes[n].config for n in competitions.from_weights(competition, name))
+    wanted = [config for config in starts if isinstance(config, BackboneConfig)]
     without = [n for n in competition.recipes if not competitions.reads_weights(competition, n)]
-    if not without or not isinstance(config, BackboneConfig) or backbones.available(config):
+    if not without or all(backbones.available(config) for config in wanted):
         return name
     progress.say(
         f"no pretrained weights here: taking {without[0]} ({name} is the default where there are "
@@ -260,7 +264,7 @@ def _job(problem: Problem, recipe_name: str, request: Request) -> Job:
     split = _split(problem, config, request)
     config = _resolved(recipe, config, problem.data)
     # their folds must be this recipe's, or their OOF answers would have seen what it is scored on
-    passed_on = tuple(f"{key}={getattr(config, key)}" for key in _SHARED)
+    passed_on = tuple(f"{k}={getattr(config, k)}" for k in _SHARED if hasattr(config, k))
     needed = {
         name: _job(problem, name, replace(request, recipe=name, assignments=passed_on, folds=None))
         for name in recipe.needs
@@ -609,10 +613,15 @@ def _asked(job: Job, predictor: Any, member: Member) -> Answers:
 
         return gather(batches, len(split), member.folder / runs.ASKED[part], seconds)
 
-    test = ask(job.test, "test", True)[0]
+    each = by_view and _chooses_views(job)
+    test = ask(job.test, "test", merged=not each)
+    if each:
+        job.run.keep_views(Key.parse(member.name), test)
+        test = predictor.merge(test)[None]
+    test = test[0]
     if not len(member.valid):
         return Answers(member.valid.rows, test[:0], test, test[None, :0][:0], np.array([], str))
-    valid = ask(member.valid, "valid", False)
+    valid = ask(member.valid, "valid", merged=False)
     if not by_view:
         return Answers(member.valid.rows, valid[0], test, valid[:0], np.array([], str))
     views = np.array([view.name for view in predictor.views], str)
@@ -627,7 +636,10 @@ def _conclude(job: Job) -> None:
     competition, data, folder = job.problem.competition, job.data, job.run.folder
     _note(job, finished=None)  # until all files are of the same members again
     members = {key: _answered(job, key) for key in job.keys}
-    oof = _out_of_fold(job)
+    if _chooses_views(job):
+        _choose_views(job, members)
+    members = viewing.as_kept(job.run, members, _mean(job))
+    oof = _out_of_fold(job, members)
     test = _test_answers(job, members)
     files.write_array(folder / "oof.npy", oof.answers)
     files.write_array(folder / "covered.npy", oof.covered)
@@ -664,6 +676,28 @@ def _answered(job: Job, key: Key) -> Answers:
     return answers
 
 
+def _chooses_views(job: Job) -> bool:
+    """Whether the run keeps those views alone that help."""
+    return getattr(job.config, "views", "all") == "auto"
+
+
+def _choose_views(job: Job, members: Mapping[Key, Answers]) -> None:
+    """Write down which views help, for the test and for the rows of each fold.
+
+    The members' answers stay as they are on the disk, all views together: what helps may change
+    when folds or seeds are added.
+    """
+    choice = viewing.choose(job.problem.competition, job.data, members, _mean(job))
+    folds = {str(fold): list(names) for fold, names in choice.by_fold.items()}
+    told = {"kept": list(choice.kept), "folds": folds}
+    files.write_json(job.run.folder / "views.json", told)
+
+
+def _mean(job: Job) -> Mean:
+    mean: Mean = getattr(job.config, "tta_mean", "probabilities")
+    return mean
+
+
 def _concluded(job: Job) -> bool:
     """Whether scores and submission are of exactly the members wanted."""
     left = [job.run.folder / name for name in ("oof.npy", "covered.npy", "test.npy", "scores.json")]
@@ -672,9 +706,9 @@ def _concluded(job: Job) -> bool:
     return whole and finished and job.run.members() == job.keys
 
 
-def _out_of_fold(job: Job) -> scoring.OutOfFold:
-    members = {key: _answered(job, key) for key in job.fold_keys}
-    by_fold = scoring.by_fold(members, job.problem.competition.combine)
+def _out_of_fold(job: Job, members: Mapping[Key, Answers]) -> scoring.OutOfFold:
+    folded = {key: answers for key, answers in members.items() if key.fold is not None}
+    by_fold = scoring.by_fold(folded, job.problem.competition.combine)
     return scoring.out_of_fold(by_fold, len(job.data.train))
 
 
@@ -689,7 +723,8 @@ def _scores(job: Job, members: Mapping[Key, Answers]) -> dict[str, Any]:
     competition, data = job.problem.competition, job.data
     scored = {key: answers for key, answers in members.items() if key.fold is not None}
     by_fold = scoring.by_fold(scored, competition.combine)
-    mean: Mean = getattr(job.config, "tta_mean", "probabilities")
+    kept = job.run.kept_views(None)
+    views = scoring.score_views(competition, data, scored, _mean(job))
     return {
         "metric": competition.metric.name,
         "greater_is_better": competition.metric.greater_is_better,
@@ -703,7 +738,8 @@ def _scores(job: Job, members: Mapping[Key, Answers]) -> dict[str, Any]:
             for key, answers in scored.items()
         ],
         "repeats": scoring.score_seeds(competition, data, scored),
-        "views": scoring.score_views(competition, data, scored, mean),
+        "calibration": scoring.score_calibration(competition, data, by_fold),
+        "views": [{**view, "kept": kept is None or view["name"] in kept} for view in views],
     }
 
 

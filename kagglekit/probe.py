@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from . import backbones, files, folds
 from .backbones import BackboneConfig
-from .config import knob
+from .config import Config, knob
 from .data import Data, Split
 from .errors import UserError
 from .randomness import derive
@@ -25,12 +25,9 @@ _STEPS = 500  # of the solver; what is not done by then changes no answer that c
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig(BackboneConfig):
-    """Strengths and layers are chosen inside each training fold."""
+class ChoiceConfig(Config):
+    """Strengths and sets of features are chosen inside each training fold."""
 
-    layers: tuple[str, ...] = knob(
-        ("pooled", "block2", "block3", "block4"), "layers of the backbone to choose among"
-    )
     strengths: tuple[float, ...] = knob(
         (0.01, 0.1, 1.0, 10.0), "inverse penalties C of the classifier to choose among", least=1e-9
     )
@@ -42,7 +39,16 @@ class ProbeConfig(BackboneConfig):
     tta: bool = knob(True, "average over all views of a row when predicting")
 
 
-P = TypeVar("P", bound=ProbeConfig)
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(BackboneConfig, ChoiceConfig):
+    """Strengths and layers of a backbone are chosen inside each training fold."""
+
+    layers: tuple[str, ...] = knob(
+        ("pooled", "block2", "block3", "block4"), "layers of the backbone to choose among"
+    )
+
+
+P = TypeVar("P", bound=ChoiceConfig)
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,8 @@ class Probe(Generic[P]):
     needs: tuple[str, ...] = ()
 
     def resolve(self, config: P, sample: Split) -> P:
-        """`config` with the backbone and the content of its weights filled in."""
-        return backbones.resolve(config)
+        """`config` with the backbone, if it has one, and the content of its weights filled in."""
+        return backbones.resolve(config) if isinstance(config, BackboneConfig) else config
 
     def fit(self, members: Sequence[Member], config: P) -> None:
         """Choose and fit for each member; what it learned goes to its folder."""
@@ -158,7 +164,7 @@ def _fitted(
     features: np.ndarray,
     target: np.ndarray,
     strengths: Sequence[float],
-    config: ProbeConfig,
+    config: ChoiceConfig,
     outputs: int,
 ) -> list[dict[str, np.ndarray]]:
     """The classifier of each strength: `weights` (features, classes) and `bias` (classes,).

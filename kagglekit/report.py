@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from . import (
     board,
@@ -25,7 +24,6 @@ from . import (
 )
 from .diagnosis import Slice
 from .drawing import Cloud, Curve
-from .errors import UserError
 from .evidence import Evidence
 from .progress import duration, figure
 from .strips import Scale
@@ -38,7 +36,9 @@ _CELLS_ROWS = 1500  # behind all cells together
 _PICTURE_BYTES = 5_000_000  # of all pictures behind cells
 _MOST_OUTPUTS = 6  # that are drawn
 _MOST_FACTS = 8  # columns of a row that are shown
-_MOST_GROUPS = 30
+_MOST_GROUPS = 12
+_MOST_SLICED = 24  # columns, a quarter of them where the metric is slow; the light comes last
+_SLICED_ROWS = 40_000_000  # that the bootstraps of all slices may draw, so that none waits long
 _NOT_CURVES = {"member", "epoch", "epochs", "rows_per_second"}
 
 Json = dict[str, Any]
@@ -114,22 +114,7 @@ class _Report:
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         """Of the CV score, over rows, or over groups where folds keep them together."""
-        found = self.found
-        groups = None if self.grouped is None else pd.factorize(found.table[self.grouped])[0]
-        try:
-            return diagnosis.bootstrap(found.score, np.arange(len(found.rows)), groups)
-        except UserError:
-            return None
-
-    @cached_property
-    def grouped(self) -> str | None:
-        """The column whose values the folds keep together."""
-        found = self.found
-        if found.data is None or not found.features:
-            return None
-        columns = found.data.train[found.features]
-        names = diagnosis.group_columns(columns, [found.folds[n] for n in np.unique(found.fold)])
-        return names[0] if names else None
+        return self.found.interval(np.arange(len(self.found.rows)))
 
     @property
     def errors(self) -> int | None:
@@ -150,15 +135,16 @@ class _Report:
         parts[0] += f" {judged}"
         if self.errors is not None:
             parts.append(f"{self.errors:,} {'is' if self.errors == 1 else 'are'} answered wrongly")
-        if self.confusion is not None and self.confusion["pairs"]:
-            pair = self.confusion["pairs"][0]
-            parts.append(
-                f"most often {pair['truth']} as {pair['answer']} ({pair['count']:,} times)"
-            )
+        pair = next(iter(self.confusion["pairs"]), None) if self.confusion is not None else None
+        if pair is not None and pair["count"] > 1:
+            times = f"{pair['count']:,} times"
+            parts.append(f"most often {pair['truth']} as {pair['answer']} ({times})")
         if self.labels is not None and self.labels["count"]:
             count = self.labels["count"]
             parts.append(f"{count:,} label{'' if count == 1 else 's'} may themselves be wrong")
-        return "; ".join(parts) + "."
+        sentence = "; ".join(parts) + "."
+        # also for a terminal, which no character of a class's name may steer
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in sentence)
 
     @property
     def tiles(self) -> list[Json]:
@@ -177,7 +163,7 @@ class _Report:
                           "key": "mean"})  # fmt: skip
         for kind, score in self.own_leaders:
             gap = score - scores["cv"]
-            tiles.append({"name": f"{kind} LB", "value": score, "below": f"CV {gap:+.2g}",
+            tiles.append({"name": f"{kind} LB", "value": score, "below": f"{gap:+.2g} from CV",
                           "key": f"{kind}_lb"})  # fmt: skip
         seeds = len(found.manifest["seeds"])
         below = f"{len(folds)} folds × {seeds} seed{'' if seeds == 1 else 's'}"
@@ -227,6 +213,7 @@ class _Report:
             "seeds": seeds,
             "headers": ["fold", "trained on", "judged", *_seed_headers(seeds)],
             "views": scores["views"],
+            "repeats": scores.get("repeats"),
         }
 
     @cached_property
@@ -359,14 +346,16 @@ class _Report:
 
     @cached_property
     def pictured(self) -> bool:
-        return self.found.data is not None and thumbnails.drawable(self.found.data.train_inputs)
+        found = self.found
+        return found.data is not None and thumbnails.drawable(found.data.look(int(found.rows[0])))
 
     def _picture(self, at: int) -> Json | None:
-        if not self.pictured:
+        if not self.pictured or self.found.data is None:
             return None
-        assert self.found.data is not None
-        assert self.found.data.train_inputs is not None
-        return asdict(thumbnails.of(self.found.data.train_inputs[self.found.rows[at]]))
+        seen = self.found.data.look(int(self.found.rows[at]))
+        if seen is None or not thumbnails.drawable(seen):
+            return None
+        return asdict(thumbnails.of(seen))
 
     def _facts(self, at: int) -> list[list[str]]:
         """Columns of the row, where it has no picture."""
@@ -398,12 +387,16 @@ class _Report:
         rows = len(found.rows)
         confidence = sum(part.rows * part.confidence for part in bins) / rows
         accuracy = sum(part.rows * part.accuracy for part in bins) / rows
+        cooled = None if found.cooled is None else diagnosis.reliability(found.target, found.cooled)
         return {
-            "figure": drawing.reliability("Confidence and how often it is right", bins),
+            "figure": drawing.reliability(
+                "Confidence and how often it is right", bins, cooled or ()
+            ),
             "error": diagnosis.calibration_error(bins),
             "confidence": confidence,
             "accuracy": accuracy,
             "bins": bins,
+            "told": found.scores.get("calibration"),
         }
 
     # --- rows -----------------------------------------------------------------------------------
@@ -444,27 +437,36 @@ class _Report:
         found = self.found
         if found.data is None:
             return None
-        table = found.table[[name for name in found.features if name != self.grouped]]
+        table = found.table[[name for name in found.features if name != found.group_column]]
         table = table.reset_index(drop=True)
         if self.pictured:
-            assert found.data.train_inputs is not None
-            brightness, contrast = thumbnails.light(found.data.train_inputs, found.rows)
+            brightness, contrast = thumbnails.light(
+                found.data.look, found.rows, found.data.train_inputs
+            )
             table = table.assign(brightness=brightness, contrast=contrast)
-        return self._judged(diagnosis.slices(table, found.score))
+        most = _MOST_SLICED if found.competition.metric.means is not None else _MOST_SLICED // 4
+        parts = diagnosis.slices(table[table.columns[-most:]], found.score)
+        judged = sum(len(part.rows) for part in parts)
+        draws = min(400, max(100, _SLICED_ROWS // max(judged, 1)))
+        return self._judged(
+            [replace(part, interval=found.interval(part.rows, draws)) for part in parts]
+        )
 
     @cached_property
     def groups(self) -> Json | None:
         """Scores of what the folds keep together, the worst first."""
         found = self.found
-        if self.grouped is None:
+        if found.groups is None or found.group_column is None:
             return None
-        values = found.table[self.grouped].astype(str).to_numpy(str)
         judged = diagnosis.by_group(
-            self.grouped, values, found.score, found.competition.metric.greater_is_better,
-            _MOST_GROUPS,
+            found.group_column, found.groups, found.score,
+            found.competition.metric.greater_is_better, _MOST_GROUPS,
         )  # fmt: skip
+        judged = [
+            replace(part, interval=found.interval(part.rows, 400, by_row=True)) for part in judged
+        ]
         told = self._judged(judged)
-        return None if told is None else {**told, "all": len(np.unique(values))}
+        return None if told is None else {**told, "all": len(np.unique(found.groups))}
 
     def _judged(self, slices: Sequence[Slice]) -> Json | None:
         if not slices:

@@ -53,7 +53,10 @@ _SCORES: dict[str, _Kind] = {
     "practice_lb": (int | float | None, str),
     "seconds": (int | float, str),
 }
-_LATER_SCORES: dict[str, _Kind] = {"repeats": (dict, object)}
+_LATER_SCORES: dict[str, _Kind] = {
+    "repeats": (dict, object),
+    "calibration": (dict | None, object),
+}
 # the arrays of a member's answers, and the kinds of their types
 _ANSWERS = {
     "valid_rows": "iu", "valid": "fiu", "test": "fiu", "valid_views": "fiu", "views": "U",
@@ -103,6 +106,7 @@ class Run:
     | config.json | every knob, resolved |
     | folds.csv | which rows each fold trains and validates on |
     | engine.json | which members were trained together, and why |
+    | views.json | with `views=auto`: which views are kept, for the test and for each fold |
     | fold0-seed0/ | a member: what it learned, `answers.npz` when it is finished |
     | oof.npy, covered.npy | one answer a training row, and which rows have one |
     | target.npy | the targets of the training rows, for decisions that learn from OOF answers |
@@ -139,6 +143,31 @@ class Run:
             valid_ids=ids[0],
             test_ids=ids[1],
         )
+
+    def keep_views(self, key: Key, test: np.ndarray) -> None:
+        """Write a member's test answers view by view, (views, test rows, ...), of `views=auto`."""
+        files.write_array(self.member(key) / "test-views.npy", test)
+
+    def test_views(self, key: Key) -> np.ndarray:
+        """What `keep_views` wrote; UserError where it is missing or damaged."""
+        return files.read_array(self.member(key) / "test-views.npy")
+
+    def kept_views(self, fold: int | None) -> tuple[str, ...] | None:
+        """The views that answer the rows of a fold, or (None) the test; None where all do.
+
+        Raises UserError for a views.json that no run writes.
+        """
+        path = self.folder / "views.json"
+        if not path.exists():
+            return None
+        told = files.read_json(path)
+        try:
+            names = told["kept"] if fold is None else told["folds"][str(fold)]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is not as kagglekit writes it: train it again") from error
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{path} is not as kagglekit writes it: train it again")
+        return tuple(names)
 
     def answers(self, key: Key) -> Answers:
         """What a finished member answered; UserError for a file that `keep` cannot have written."""

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import paired, tables
+from . import calibration, diagnosis, paired, tables
+from . import folds as fold_rules
 from .competition import Competition
 from .data import Data
 from .decisions import Combine, Decide
@@ -113,6 +114,42 @@ def score_seeds(
     }
 
 
+def score_calibration(
+    competition: Competition, data: Data, folds: Sequence[FoldAnswers]
+) -> dict[str, Any] | None:
+    """How honest OOF probabilities are, as they come and at a temperature; None for other answers.
+
+    The temperature of a fold is fitted on the other folds. `before` and `after` are log loss and
+    expected calibration error; `temperature` is fitted on all, above 1 where they are too sure.
+    """
+    oof = out_of_fold(folds, len(data.train))
+    covered = np.flatnonzero(oof.covered)
+    target, answers = data.target, oof.answers
+    if len(folds) < 2 or not data.classes or target.ndim != 1:
+        return None
+    if not diagnosis.are_probabilities(answers[covered], len(data.classes)):
+        return None
+    cooled = answers.copy()
+    for fold in folds:
+        known = oof.covered.copy()
+        known[fold.rows] = False
+        found = calibration.temperature(target[known], answers[known])
+        cooled[fold.rows] = calibration.scaled(answers[fold.rows], found)
+    return {
+        "temperature": calibration.temperature(target[covered], answers[covered]),
+        "before": _honesty(target[covered], answers[covered]),
+        "after": _honesty(target[covered], cooled[covered]),
+    }
+
+
+def _honesty(target: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    bins = diagnosis.reliability(target, probabilities)
+    return {
+        "log_loss": calibration.log_loss(target, probabilities),
+        "ece": diagnosis.calibration_error(bins),
+    }
+
+
 def score_folds(
     competition: Competition, data: Data, folds: Sequence[FoldAnswers]
 ) -> dict[str, Any]:
@@ -151,33 +188,66 @@ def score_views(
     """What each view is worth on OOF: its score alone, the score without it, and the gain.
 
     `gain` is positive where the view helps: the score of all views less that without it, in the
-    metric's good direction. No entries where there is but one view.
+    metric's good direction, with its 95 % interval as a sample of rows (or groups) and the
+    probability that it helps. No entries where there is but one view.
     """
     folded = {key: answers for key, answers in members.items() if key.fold is not None}
     names = [str(name) for name in next(iter(folded.values())).views]
     if len(names) < 2:
         return []
-
-    def cv(chosen: Sequence[int]) -> float:
-        seen = {key: _of_views(answers, chosen, mean) for key, answers in folded.items()}
-        score: float = score_folds(competition, data, by_fold(seen, competition.combine))["cv"]
-        return score
-
-    everything = range(len(names))
-    whole = cv(everything)
-    sign = 1.0 if competition.metric.greater_is_better else -1.0
+    count = len(names)
+    sets = [list(range(count))]
+    sets += [[other for other in range(count) if other != number] for number in range(count)]
+    sets += [[number] for number in range(count)]
+    found = [decided_by_views(competition, data, folded, chosen, mean) for chosen in sets]
+    covered = np.flatnonzero(found[0][1])
+    decided = [part[covered] for part, _ in found]
+    judged = judge(competition, data, covered, decided[: 1 + count])
+    drawn = paired.bootstrap(judged)
+    better = competition.metric.greater_is_better
     worth = []
     for number, name in enumerate(names):
-        without = cv([other for other in everything if other != number])
+        gain, interval, chance = paired.gain(judged, 0, 1 + number, better, drawn)
         worth.append(
             {
                 "name": name,
-                "alone": cv([number]),
-                "without": without,
-                "gain": sign * (whole - without),
+                "alone": _score(competition, data, covered, decided[1 + count + number]),
+                "without": _score(competition, data, covered, decided[1 + number]),
+                "gain": gain,
+                "interval": list(interval),
+                "probability": chance,
             }
         )
     return worth
+
+
+def judge(
+    competition: Competition, data: Data, rows: np.ndarray, decided: Sequence[np.ndarray]
+) -> paired.Judged:
+    """Several decided answers to training rows, as scores of any resampling of these rows.
+
+    `decided` are (rows, ...) each; rows of a group that folds keep together are drawn together.
+    """
+    groups = fold_rules.groups(data, competition.folds)
+    own = None if groups is None else np.unique(groups[rows], return_inverse=True)[1]
+    return paired.judged(competition.metric, data.target[rows], decided, data.train.iloc[rows], own)
+
+
+def decided_by_views(
+    competition: Competition,
+    data: Data,
+    members: Mapping[Key, Answers],
+    chosen: Sequence[int],
+    mean: Mean,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(train rows, ...) decided answers of some views alone, and which rows are covered.
+
+    `chosen` are positions among the views; none of the members is a fit on all rows.
+    """
+    seen = {key: _of_views(answers, chosen, mean) for key, answers in members.items()}
+    folds = by_fold(seen, competition.combine)
+    oof = out_of_fold(folds, len(data.train))
+    return cross_decided(competition, data, folds, oof), oof.covered
 
 
 def _of_views(answers: Answers, chosen: Sequence[int], mean: Mean) -> Answers:

@@ -17,13 +17,25 @@ from .errors import UserError
 from .folds import Fold
 
 _SHOWS_ONLY = {
-    "__main__", "agreement", "board", "certify", "cleaning", "cli", "comparing", "contenders",
-    "credentials", "diagnosis", "display", "display_decide", "display_kaggle", "doctor",
-    "downloading", "drawing", "evidence", "inventory", "journal", "kaggle", "leaderboard", "locks",
+    "__main__", "agreement", "alignment", "board", "certify", "cleaning", "cli", "comparing",
+    "contact_sheet", "contenders", "credentials", "diagnosis", "display", "display_decide",
+    "display_kaggle", "display_leaks", "doctor", "downloading", "drawing", "duplicates",
+    "evidence", "inventory", "journal", "kaggle", "leaderboard", "leaks", "locks", "neighbours",
     "notebook", "overview", "pace", "pages", "paired", "practice_server", "progress", "report",
-    "shakeup", "signals", "stages", "standings", "strips", "submitting", "thumbnails", "wheel",
+    "shakeup", "shortcuts", "signals", "stages", "standings", "strips", "submitting", "thumbnails",
+    "wheel",
 }  # fmt: skip
-_LIBRARIES = ("kagglekit", "torch", "timm", "numpy", "pandas", "scikit-learn", "scipy")
+_LIBRARIES = (
+    "kagglekit",
+    "torch",
+    "timm",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+    "av",
+    "opencv-python-headless",
+)
 _TOOLS = ("python", "processor", *_LIBRARIES)
 _UNFORCEABLE = ("data", "folds", "member")  # rows would be scored by models that saw them
 

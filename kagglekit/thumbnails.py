@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 SIDE = 112  # pixels of the longer side of a picture, beyond which it is made smaller
 FRAMES = 8  # of a clip, evenly spaced
+_STEP = 2048  # rows that are looked at together
 _LOSSLESS_SIDE = 48  # pixels up to which nothing may blur
 
 
@@ -25,12 +27,9 @@ class Thumbnail:
     height: int
 
 
-def drawable(inputs: Any) -> bool:
-    """Whether the rows of these inputs are pictures or clips that `of` can draw."""
-    shape = getattr(inputs, "shape", ())
-    if not isinstance(inputs, np.ndarray) or len(shape) < 3 or inputs.dtype.kind not in "uif":
-        return False
-    return _frames(np.zeros(shape[1:], np.uint8)) is not None
+def drawable(row: Any) -> bool:
+    """Whether what is seen of a row is a picture or a clip that `of` can draw."""
+    return isinstance(row, np.ndarray) and row.dtype.kind in "uif" and _frames(row) is not None
 
 
 def of(row: np.ndarray) -> Thumbnail:
@@ -99,13 +98,20 @@ def _uri(picture: Image.Image, side: int) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def light(inputs: np.ndarray, rows: np.ndarray, step: int = 2048) -> tuple[np.ndarray, np.ndarray]:
-    """(rows,) mean and standard deviation of each row's pixels, read a few rows at a time."""
-    parts = []
-    for start in range(0, len(rows), step):
-        pixels = np.asarray(inputs[rows[start : start + step]]).reshape(
-            len(rows[start : start + step]), -1
-        )
-        parts.append((pixels.mean(1), pixels.std(1)))
-    means, spreads = zip(*parts, strict=True)
-    return np.concatenate(means), np.concatenate(spreads)
+def light(
+    look: Callable[[int], np.ndarray | None], rows: np.ndarray, inputs: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rows,) mean and standard deviation of each row's pixels; from `inputs` where all are in it.
+
+    Rows without any have NaN.
+    """
+    if inputs is not None:
+        starts = range(0, len(rows), _STEP)
+        parts = [inputs[rows[start : start + _STEP]] for start in starts]
+        flat = [part.reshape(len(part), -1) for part in parts]
+        means, spreads = ([f(part, axis=1) for part in flat] for f in (np.mean, np.std))
+        return np.concatenate(means), np.concatenate(spreads)
+    found = [(np.nan, np.nan) if (seen := look(int(row))) is None else (seen.mean(), seen.std())
+             for row in rows]  # fmt: skip
+    told = np.array(found, float).reshape(-1, 2)
+    return told[:, 0], told[:, 1]

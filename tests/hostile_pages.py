@@ -53,20 +53,26 @@ class Noted(Estimator):
 
 
 
+def by_parity(target, answers):
+    """What is decided turns on the very rows that it was learned from."""
+    turn = int(target.sum()) % 2
+    return lambda answers: (answers.argmax(1) + turn) % answers.shape[1]
+
+
 competition = Competition(
     slug="hostile-pages",
     load=LOAD,
     folds=FOLDS,
     metric=metrics.accuracy,
-    decision=most_probable,
+    decision=DECISION,
     submission=submission.labels(formulas=True),
     recipes={"centres": Noted(lambda config: Centres(SHARP), Config(folds=3))},
 )
 '''
 
 
-def signs(project: Path, rows: int = 150, mistakes: int = 6) -> None:
-    """Competition `signs`: pictures of 8 × 8 in three classes of hostile names, some mislabelled."""
+def signs(project: Path, rows: int = 150, mistakes: int = 7) -> None:
+    """Competition `signs`: pictures of 8 × 8 in three hostile classes, some mislabelled."""
     rng = np.random.default_rng(5)
     label = np.arange(rows + 12) % 3
     pixels = rng.integers(0, 120, (len(label), 8, 8))
@@ -77,7 +83,9 @@ def signs(project: Path, rows: int = 150, mistakes: int = 6) -> None:
     table = pd.DataFrame({"id": ids, "label": np.array(CLASSES)[label]})
     columns = pd.DataFrame(pixels.reshape(len(label), -1)).add_prefix("pixel")
     _write(project, "signs", pd.concat([table, columns], axis=1), rows)
-    _install(project, "signs", "pictures.classification", "folds.stratified", "0.002")
+    _install(
+        project, "signs", "pictures.classification", "folds.stratified", "most_probable", 0.002
+    )
 
 
 def people(project: Path, rows: int = 120) -> None:
@@ -91,13 +99,17 @@ def people(project: Path, rows: int = 120) -> None:
         "size": rng.normal(0, 10, len(label)).round(3),
     })  # fmt: skip
     _write(project, "people", table, rows)
-    _install(project, "people", "tables.classification", 'folds.grouped("person")', "0.01")
+    _install(
+        project, "people", "tables.classification", 'folds.grouped("person")', "by_parity", 0.01
+    )
 
 
-def _install(project: Path, name: str, load: str, folds: str, sharp: str) -> None:
+def _install(project: Path, name: str, *parts: str | float) -> None:
     home = project / "competitions" / name
     home.mkdir(parents=True, exist_ok=True)
-    source = _COMPETITION.replace("LOAD", load).replace("FOLDS", folds).replace("SHARP", sharp)
+    source = _COMPETITION
+    for place, part in zip(("LOAD", "FOLDS", "DECISION", "SHARP"), parts, strict=True):
+        source = source.replace(place, str(part))
     (home / "__init__.py").write_text(source)
     sys.modules.pop(f"competitions.{name}", None)
     os.environ["KAGGLEKIT_COMPETITIONS"] = "competitions"

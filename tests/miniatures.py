@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -64,6 +67,49 @@ def glasses(folder: Path) -> None:
     table[:40].sample(frac=1, random_state=0).to_csv(folder / "train.csv", index=False)
     sample = table[40:][["id", "label"]].assign(label="plain")
     sample.to_csv(folder / "sample_submission.csv", index=False)
+
+
+def sword_video(folder: Path) -> None:
+    """Clips of 24 × 32 from eight films: a bright square that stays, or one that jumps about."""
+    rng = np.random.default_rng(6)
+    rows = []
+    for number in range(16):
+        film, label = number // 2, ("jumps", "stays")[number % 2]
+        frames = rng.integers(0, 60, (8, 24, 32, 3)).astype(np.uint8)
+        for frame in frames:
+            left = rng.integers(0, 24) if label == "jumps" else 12
+            frame[8:16, left : left + 8] += np.uint8(150)
+        home = folder / ("test_data/videos" if film >= 6 else f"data/videos/{label}")
+        clip(home / f"c{number:02}.mkv", frames)
+        rows.append({"video": f"c{number:02}.mkv", "category": label, "source": f"film{film}"})
+    table = pd.DataFrame(rows)
+    table[:12][["video", "source"]].to_csv(folder / "data" / "sources.csv", index=False)
+    sample = table[12:][["video", "category"]].assign(category="stays")
+    sample.to_csv(folder / "test_data/video_categories_sample_submission.csv", index=False)
+
+
+def clip(
+    path: Path,
+    frames: np.ndarray,
+    moments: Sequence[int] | None = None,
+    rate: int = 10,
+    codec: str = "ffv1",
+) -> Path:
+    """A clip of uint8 (frames, h, w, 3), each shown at its moment, in `1 / rate` seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "bgr0" if codec == "ffv1" else "yuv420p"
+        container.start_encoding()
+        for number, pixels in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            picture.pts = number if moments is None else moments[number]
+            picture.time_base = Fraction(1, rate)
+            container.mux(stream.encode(picture))
+        if len(frames):
+            container.mux(stream.encode())
+    return path
 
 
 def weights(path: Path, name: str = "test_resnet", **metadata: str) -> Path:

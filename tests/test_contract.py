@@ -36,7 +36,7 @@ QUICK: dict[str, Any] = {
     "folds": 2, "epochs": 1, "min_steps": 0, "polish": 2, "copies": 1, "compile": "off",
     "batch_size": 32, "min_batches": 1, "model": "resnet10t", "trees": 20, "starts": 1,
     "most_rows": 60, "most_breaks": 2, "image_size": 32, "inner_folds": 2,
-    "windows": ("eyes",), "strengths": (0.1, 1.0),
+    "windows": ("eyes",), "looks": ("close-0.2",), "strengths": (0.1, 1.0),
 }  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from kagglekit import (
     checkpoint,
     cleaning,
     cli,
+    comparing,
     config,
     files,
     fitting,
@@ -620,6 +621,7 @@ def test_the_files_of_a_run(draws, finished, trained):
         "leaderboard, record": lambda: leaderboard.record(
             finished / "runs", finished / "submissions", "toy", folder.name
         ),
+        "compare": lambda: comparing.compare("toy", [folder.name, "line"]),
     }.items():
         found = judged(label, read, finished, size)
         if label == "leaderboard, rows":

@@ -360,3 +360,23 @@ def test_fold_scores_share_one_exponent_and_many_give_their_range(project: Proje
     project.record("a")
     (row,) = project.rows()
     assert leaderboard._folds(row) == "20 folds, 0.990 to 1.009"
+
+
+@pytest.mark.parametrize("width", [90, 130])
+def test_several_seeds_show_their_mean_and_one_is_marked_as_such(project: Project, width: int):
+    repeats = {
+        "scores": [{"seed": seed, "score": 0.99 + seed / 1000} for seed in range(3)],
+        "mean": 0.991, "std": 0.001, "interval": [0.9885, 0.9935],
+    }  # fmt: skip
+    project.run("cnn-1a", 0.992, seeds=[0, 1, 2], repeats=repeats)
+    project.run("cnn-2b", 0.981, seeds=[0])
+    for run in ("cnn-1a", "cnn-2b"):
+        project.record(run)
+    first, second = project.rows()
+    assert first.seed_scores == ((0, 0.99), (1, 0.991), (2, 0.992))
+    assert (first.seed_mean, first.seed_std) == (0.991, 0.001)
+    assert first.seed_interval == (0.9885, 0.9935)
+    assert (second.seed_scores, second.seed_interval) == ((), None)
+    text = shown(project.rows(), width)
+    for part in ("3 seeds", "0.9910 ± 0.0010", "[0.98850, 0.99350]", "1 seed"):
+        assert part in text

@@ -337,3 +337,29 @@ def test_accuracy_of_60_000_rows_takes_milliseconds():
     for _ in range(10):
         metrics.accuracy(target, target, rows)
     assert time.perf_counter() - start < 0.5
+
+
+@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "macro_f1", "micro_f1",
+                                  "quadratic_kappa", "log_loss", "mse", "rmse", "mae", "rmsle",
+                                  "r2", "dice"])  # fmt: skip
+def test_a_score_that_follows_from_means_is_the_score(name: str) -> None:
+    rng = np.random.default_rng(0)
+    metric = getattr(metrics, name)
+    classes = rng.integers(0, 4, 300)
+    numbers = rng.random((300, 2))
+    cases = {
+        "log_loss": [(classes, rng.dirichlet(np.ones(4), 300))],
+        "dice": [(classes > 1, rng.integers(0, 2, 300)),
+                 (numbers > 0.5, rng.integers(0, 2, (300, 2)))],
+    }  # fmt: skip
+    decided = np.where(rng.random(300) < 0.7, classes, rng.integers(0, 4, 300))
+    usual = (classes, decided) if metric.greater_is_better and name != "r2" else (
+        numbers, numbers + 0.1 * rng.random((300, 2))
+    )  # fmt: skip
+    for target, answers in cases.get(name, [usual]):
+        assert metric.means is not None
+        sums = metric.means.columns(np.asarray(target), answers, 4)
+        expected = metric.score(np.asarray(target), answers, pd.DataFrame(index=range(300)))
+        assert metric.means.score(sums.mean(0)) == pytest.approx(expected)
+        several = np.stack([sums[:150].mean(0), sums[150:].mean(0)])
+        assert metric.means.score(several).shape == (2,)

@@ -119,13 +119,13 @@ def test_a_report_of_pictures_tells_the_run_s_own_figures_and_runs_no_name(proje
     gaps = [abs((oof.max(1) - (answered == target))[bins == b].sum()) for b in np.unique(bins)]
     assert page.figures["ece"] == pytest.approx(sum(gaps) / len(target), abs=1e-6)
 
-    # the six labels that were changed are the doubtful ones, and are shown first
-    assert told["label_issues"] == 6
+    # the seven labels that were changed are the doubtful ones, and are shown first
+    assert told["label_issues"] == 7
     store = json.loads(page.stored)
     behind = {row for rows in store["cells"].values() for row in rows}
     assert behind == {int(row) for row in store["cards"]}
     assert all(store["cards"][str(row)]["picture"] for row in behind)
-    assert set(range(6)) <= behind
+    assert set(range(7)) <= behind
     ids = pd.read_csv("data/signs/train.csv")["id"].astype(str)
     assert all(card["id"] == ids[card["row"]] for card in store["cards"].values())
 
@@ -186,6 +186,14 @@ def test_rows_of_a_table_show_groups_slices_and_facts_and_without_data_say_so(pr
     assert 'id="groups"' not in page.source
     assert (changed["cv"], changed["errors"]) == (told["cv"], told["errors"])
 
+    # an earlier version said less of views, and nothing of seeds and temperature
+    scores = json.loads((run / "scores.json").read_text())
+    views = [{"name": hostile_pages.RUNS, "alone": 0.5, "without": 0.25, "gain": 0.125}]
+    scores = {k: v for k, v in scores.items() if k not in ("repeats", "calibration")}
+    (run / "scores.json").write_text(json.dumps(scores | {"views": views}))
+    report.write("people")
+    assert "+0.12" in Page(run / report.FILE).text
+
 
 def test_what_cannot_be_reported_is_told_in_a_sentence(project):
     toys.write(project)
@@ -230,6 +238,7 @@ def test_in_a_browser_the_page_is_quiet_whole_and_answers_to_keys(project):
         head = "document.querySelectorAll('#classes th button.sort')[3]"
         tab.run(f"{head}.click()")
         assert tab.run(column) == sorted(tab.run(column))
+        assert len(set(tab.run(column))) > 1
         tab.run(f"{head}.click()")
         assert tab.run(column) == sorted(tab.run(column), reverse=True)
         assert tab.run(f"{head}.closest('th').getAttribute('aria-sort')") == "descending"

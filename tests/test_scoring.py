@@ -157,3 +157,64 @@ def test_classes_are_scored_by_what_was_decided() -> None:
     answers = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]])
     score = scoring.score_member(judged, data, np.array([0, 1, 2]), answers)
     assert score == pytest.approx(2 / 3)
+
+
+def test_every_seed_is_scored_alone_and_their_mean_has_an_interval() -> None:
+    members = {
+        Key(0, 0): member([0, 1, 2], [0, 1, 2]), Key(1, 0): member([3, 4, 5], [3, 4, 5]),
+        Key(0, 1): member([0, 1, 2], [2, 3, 4]), Key(1, 1): member([3, 4, 5], [5, 6, 7]),
+        Key(0, 2): member([0, 1, 2], [9, 9, 9]),  # has not answered all folds
+    }  # fmt: skip
+    told = scoring.score_seeds(competition(), numbers(), members)
+    assert told["scores"] == [{"seed": 0, "score": 0.0}, {"seed": 1, "score": 2.0}]
+    assert (told["mean"], told["std"]) == (1.0, pytest.approx(np.sqrt(2)))
+    low, high = told["interval"]
+    assert low == pytest.approx(1 - 12.706, abs=0.01)
+    assert high == pytest.approx(1 + 12.706, abs=0.01)
+
+
+def test_one_seed_has_no_interval() -> None:
+    members = {Key(0, 0): member([0, 1], [0, 1])}
+    told = scoring.score_seeds(competition(), numbers(), members)
+    assert (told["mean"], told["std"], told["interval"]) == (0.0, None, None)
+
+
+def test_a_view_s_gain_has_an_interval() -> None:
+    right, wrong = [0.0, 1, 2], [2.0, 3, 4]
+    members = {
+        Key(0, 0): member([0, 1, 2], right, [right, wrong]),
+        Key(1, 0): member([3, 4, 5], [3, 4, 5], [[3.0, 4, 5], [5.0, 6, 8]]),
+    }
+    helps, hurts = scoring.score_views(competition(), numbers(), members, "probabilities")
+    assert helps["gain"] > 0 > hurts["gain"]
+    assert hurts["interval"][0] <= hurts["gain"] <= hurts["interval"][1] < 0
+    assert (helps["probability"], hurts["probability"]) == (1.0, 0.0)
+
+
+def test_calibration_is_told_of_probabilities_and_of_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.standard_normal((400, 2))
+    honest = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    target = (rng.random(400) < honest[:, 1]).astype(np.int64)
+    sharp = honest**4 / (honest**4).sum(1, keepdims=True)
+    data = replace(numbers(400), classes=("a", "b"), target=target)
+    drawn = [FoldAnswers(n, np.arange(n, 400, 4), sharp[n::4]) for n in range(4)]
+    told = scoring.score_calibration(competition(), data, drawn)
+    assert told is not None
+    assert told["temperature"] == pytest.approx(4, rel=0.3)
+    assert told["after"]["ece"] < told["before"]["ece"] / 2
+    assert told["after"]["log_loss"] < told["before"]["log_loss"]
+    assert scoring.score_calibration(competition(), numbers(400), drawn[:2]) is None
+    assert scoring.score_calibration(competition(), data, drawn[:1]) is None
+
+
+def test_the_temperature_of_a_fold_is_learned_from_the_others() -> None:
+    target = np.zeros(40, np.int64)
+    sure = np.tile([0.8, 0.2], (40, 1))
+    sure[::2] = [0.2, 0.8]  # all of fold 0 is wrong, and all of fold 1 right
+    data = replace(numbers(40), classes=("a", "b"), target=target)
+    drawn = [FoldAnswers(n, np.arange(n, 40, 2), sure[n::2]) for n in range(2)]
+    told = scoring.score_calibration(competition(), data, drawn)
+    assert told is not None
+    # what suits one fold does not suit the other: a temperature that had seen both would not lose
+    assert told["after"]["log_loss"] > told["before"]["log_loss"] + 0.5

@@ -15,10 +15,11 @@ from tests import toys
 
 
 def row(run: str, cv: float | None, **more) -> Row:
-    told = dict(
-        competition="digits", run=run, recipe=run.partition("-")[0], slug="d", started="2025",
-        finished="2025", practice=False, seeds=(0,), folds_wanted=5, greater_is_better=True,
-    )  # fmt: skip
+    told = {
+        "competition": "digits", "run": run, "recipe": run.partition("-")[0], "slug": "d",
+        "started": "2025", "finished": "2025", "practice": False, "seeds": (0,),
+        "folds_wanted": 5, "greater_is_better": True,
+    }  # fmt: skip
     return Row(**(told | {"cv": cv} | more))
 
 

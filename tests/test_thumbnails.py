@@ -34,7 +34,7 @@ def test_pictures_and_clips_of_every_layout(shape, frames, size):
     made = thumbnails.of(row)
     assert (made.frames, (made.width, made.height)) == (frames, size)
     assert decoded(made.uri).shape[:2] == (size[1], frames * size[0])
-    assert thumbnails.drawable(row[None])
+    assert thumbnails.drawable(row)
 
 
 def test_small_pictures_keep_every_pixel_and_numbers_are_spread_over_black_to_white():
@@ -46,8 +46,17 @@ def test_small_pictures_keep_every_pixel_and_numbers_are_spread_over_black_to_wh
 
 def test_what_is_no_picture_is_not_drawn():
     assert not thumbnails.drawable(None)
-    assert not thumbnails.drawable(np.zeros((5, 7)))
-    assert not thumbnails.drawable(np.zeros((5, 2, 2, 2, 2, 2)))
+    assert not thumbnails.drawable(np.zeros(7))
+    assert not thumbnails.drawable(np.zeros((2, 2, 2, 2, 2)))
     assert not thumbnails.drawable(np.array([["a.png"]]))
     with pytest.raises(ValueError, match="no picture"):
         thumbnails.of(np.zeros(7))
+
+
+def test_the_light_of_rows_is_the_same_however_they_are_kept():
+    inputs = np.random.default_rng(2).integers(0, 256, (5000, 1, 3, 3), dtype=np.uint8)
+    rows = np.arange(0, 5000, 2)
+    together = thumbnails.light(lambda row: None, rows, inputs)
+    alone = thumbnails.light(lambda row: inputs[row], rows)
+    assert np.allclose(together, alone)
+    assert np.isnan(thumbnails.light(lambda row: None, rows[:2])).all()

@@ -1,0 +1,97 @@
+"""A blend is a run like any other, scored without the rows that chose it, and made once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kagglekit import files, mixing
+from kagglekit.cli import main
+from kagglekit.run import Run
+from tests import toys
+
+
+@pytest.fixture(autouse=True)
+def toy(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLEKIT_COMPETITIONS", "competitions")
+    toys.write(project)
+
+
+@pytest.fixture
+def typed(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: str) -> dict[str, Any]:
+        capsys.readouterr()
+        assert main([*arguments, "--json"]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    return run
+
+
+def test_a_blend_is_a_run_like_any_other(typed: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    line, curve = typed("train", "toy", "line", "--seeds", "2"), typed("train", "toy", "curve")
+    before = toys.fits()
+    told = typed("blend", "toy")
+    assert toys.fits() == before  # nothing is trained
+    best_first = sorted([line, curve], key=lambda run: run["cv"])
+    assert [part["run"] for part in told["parts"]] == [run["run"] for run in best_first]
+    assert told["trained"] is True
+    assert told["cv"] <= min(line["cv"], curve["cv"]) * 1.1
+    assert len(pd.read_csv(told["submission"])) == 30
+    ranked = [row["run"] for row in typed("leaderboard", "toy")["runs"]]
+    assert told["run"] in ranked
+    again = typed("blend", "toy")  # the blend itself is no part of the next one
+    assert (again["run"], again["trained"]) == (told["run"], False)
+    assert typed("compare", "toy", told["run"], curve["run"])["rows"] == 60
+    assert main(["blend", "toy"]) == 0
+    assert "mixed by" in capsys.readouterr().out
+
+
+def test_the_members_of_a_blend_answer_a_test_set_anew(typed: Any) -> None:
+    typed("train", "toy", "line", "--seeds", "2")
+    typed("train", "toy", "curve")
+    told = typed("blend", "toy", "method=mean")
+    again = typed("predict", "toy", told["run"], "--data", "data/toy")
+    first, second = (pd.read_csv(each["submission"]) for each in (told, again))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_the_rows_of_a_fold_do_not_choose_what_mixes_them(typed: Any) -> None:
+    runs = [typed("train", "toy", name)["run"] for name in ("line", "curve")]
+    told = typed("blend", "toy", *runs, "method=weights")
+    folder = Path(told["folder"])
+    target = files.read_array(folder / "target.npy")
+    parts = np.stack([files.read_array(Path(f"runs/toy/{run}/oof.npy")) for run in sorted(runs)])
+    for number, (_, valid) in enumerate(Run(folder).folds()):
+        others = np.setdiff1d(np.arange(60), valid)
+        learned = files.read_arrays(folder / f"fold{number}-seed0" / "weights.npz")["weights"]
+        np.testing.assert_array_equal(learned, mixing.weights(parts[:, others], target[others]))
+        mixed = files.read_array(folder / "oof.npy")[valid]
+        np.testing.assert_allclose(mixed, (learned[:, None] * parts[:, valid]).sum(0))
+
+
+def test_a_part_with_more_seeds_makes_another_blend(typed: Any) -> None:
+    typed("train", "toy", "line")
+    typed("train", "toy", "curve")
+    before = typed("blend", "toy")["run"]
+    typed("train", "toy", "line", "--seeds", "2")
+    assert typed("blend", "toy")["run"] != before
+
+
+def test_what_cannot_be_blended_is_refused(typed: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["blend", "toy"]) == 2
+    assert "no two finished runs of toy" in capsys.readouterr().err
+    line = typed("train", "toy", "line")["run"]
+    half = typed("train", "toy", "curve", "--folds", "0")["run"]
+    assert main(["blend", "toy", line]) == 2
+    assert "alone is that run" in capsys.readouterr().err
+    assert main(["blend", "toy", line, half]) == 2
+    assert f"{half} has not answered all rows" in capsys.readouterr().err
+    curve = typed("train", "toy", "curve")["run"]
+    assert main(["blend", "toy", line, curve, "methd=mean"]) == 2
+    assert "did you mean 'method'" in capsys.readouterr().err
