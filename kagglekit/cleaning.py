@@ -23,6 +23,7 @@ _CACHES = {
     "arrays": ("arrays", re.compile(r"[\w-][\w.-]*")),
     "digests of files": ("digests", re.compile(r"[0-9a-f]{16}\.json")),
     "trials of engines": ("engines", re.compile(r"[\w-][\w.~-]*\.json")),
+    "compiled networks": ("compiled", re.compile(r"[\w-][\w.-]*")),
     "caches of --fresh": (".", re.compile(r"fresh-\w+")),
 }
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.tmp")
