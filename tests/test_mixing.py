@@ -57,7 +57,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return found / found.sum(-1, keepdims=True)
 
 
-def classified(seed: int, rows: int = 400, parts: int = 4) -> tuple[np.ndarray, np.ndarray]:
+def classified(seed: int, rows: int = 250, parts: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """(parts, rows, classes) probabilities of models of unlike skill, and the classes."""
     rng = RNG(seed)
     target = rng.integers(0, 3, rows)
@@ -67,7 +67,7 @@ def classified(seed: int, rows: int = 400, parts: int = 4) -> tuple[np.ndarray, 
     return softmax(signal + noise * rng.uniform(0.3, 1.2)), target
 
 
-def fitted(seed: int, rows: int = 400, parts: int = 4) -> tuple[np.ndarray, np.ndarray]:
+def fitted(seed: int, rows: int = 250, parts: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """(parts, rows, 1) numbers with common and own errors, some biased, and the target."""
     rng = RNG(seed)
     target = rng.standard_normal((rows, 1))
@@ -176,7 +176,7 @@ def test_what_was_learned_is_known_by_its_shape() -> None:
     answers, target = classified(0, 90)
     for method in ("mean", "ranks", "stack"):
         state = mixing.fit(Task(answers, target), method)
-        assert mixing.fits(state, 4, (3,))
-        assert not mixing.fits(state, 3, (3,))
-        assert not mixing.fits(state, 4, (2,))
-    assert not mixing.fits({}, 4, (3,))
+        assert mixing.fits(state, 3, (3,))
+        assert not mixing.fits(state, 4, (3,))
+        assert not mixing.fits(state, 3, (2,))
+    assert not mixing.fits({}, 3, (3,))
