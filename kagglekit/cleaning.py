@@ -15,7 +15,7 @@ from . import board, files, folders, inventory, leaderboard, locks
 from .errors import UserError
 from .inventory import State
 
-Kind = Literal["cache", "set aside", "leftover", "unfinished", "run", "submission"]
+Kind = Literal["cache", "set aside", "leftover", "unfinished", "download", "run", "submission"]
 
 # What kagglekit puts into its cache; anything else there is not ours.
 _CACHES = {
@@ -23,6 +23,7 @@ _CACHES = {
     "arrays": ("arrays", re.compile(r"[\w-][\w.-]*")),
     "digests of files": ("digests", re.compile(r"[0-9a-f]{16}\.json")),
     "trials of engines": ("engines", re.compile(r"[\w-][\w.~-]*\.json")),
+    "compiled networks": ("compiled", re.compile(r"[\w-][\w.-]*")),
     "caches of --fresh": (".", re.compile(r"fresh-\w+")),
 }
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.tmp")
@@ -88,6 +89,7 @@ def plan(request: Request) -> Plan:
     | caches | yes | no: all competitions share them | no |
     | set-aside runs, leftovers of killed processes | all | its own | no |
     | unfinished runs | with `unfinished` | with `unfinished` | those named |
+    | downloads that broke off | with `unfinished` | with `unfinished` | no |
     | finished runs and their CSVs | no | no | those named |
 
     Raises UserError for a competition or run that is not there.
@@ -141,7 +143,32 @@ def _by_kind(request: Request) -> tuple[list[Thing], list[str]]:
             skipped.append(_in_use(state))
         else:
             found.append(thing)
-    return found, skipped
+    return [*found, *(_downloads(request) if request.unfinished else [])], skipped
+
+
+def _downloads(request: Request) -> list[Thing]:
+    """What is here of downloads that broke off, and that nobody is going on with."""
+    home = folders.data()
+    name = re.escape(request.name) if request.name else r".+"
+    wanted = re.compile(rf"\.({name})\.download")
+    found = [(match[1], path) for path in _inside(home) if (match := wanted.fullmatch(path.name))]
+    return [
+        _measured("download", f"{name}, broken off", [path])
+        for name, path in found
+        if path.is_dir() and not locks.owner(home / name) and _old_enough(path, request)
+    ]
+
+
+def _remove_download(thing: Thing) -> str | None:
+    """Remove a partial download, unless a process has begun to go on with it."""
+    (path,) = thing.paths
+    target = path.with_name(path.name.removeprefix(".").removesuffix(".download"))
+    lock = locks.Lock(target, "kagglekit clean")
+    if not lock.take():
+        return f"{target.name} is being downloaded: kept"
+    with lock:
+        _remove_path(path)
+    return None
 
 
 def _by_name(request: Request) -> tuple[list[Thing], list[str]]:
@@ -270,7 +297,8 @@ def _leftovers(request: Request) -> list[Thing]:
     cache, homes = folders.cache(), [folders.runs(), folders.submissions()]
     if request.name is None:
         temporary = [path for home in homes for path in _temporaries(home)]
-        temporary += [p for home in (cache, *inventory.subfolders(cache)) for p in _hidden(home)]
+        flat = (folders.data(), cache, *inventory.subfolders(cache))
+        temporary += [path for home in flat for path in _hidden(home)]
         locked = [folders.runs(), *inventory.subfolders(folders.runs()), cache]
     else:
         own = [home / request.name for home in homes]
@@ -352,6 +380,7 @@ _REMOVERS: dict[Kind, Callable[[Thing], str | None]] = {
     "set aside": _remove_run,
     "leftover": _remove_leftover,
     "unfinished": _remove_run,
+    "download": _remove_download,
     "run": _remove_run,
     "submission": _remove_submission,
 }

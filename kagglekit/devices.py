@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
+from . import folders
 from .errors import UserError
 
+_KERNELS = os.environ.get("TORCHINDUCTOR_CACHE_DIR")  # a user's choice; torch sets it itself later
 _ONE_THREAD = 30_000_000  # multiplications of a step below which a second thread gains nothing
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -115,6 +119,14 @@ def can_compile(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.utils._triton.has_triton()
     return device.type == "cpu" and any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
+
+
+def compiled(function: Callable[..., Any], dynamic: bool | None = None) -> Callable[..., Any]:
+    """`torch.compile`, which keeps what it makes in kagglekit's cache, for later runs."""
+    if not _KERNELS:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folders.cache().resolve() / "compiled")
+    made: Callable[..., Any] = torch.compile(function, dynamic=dynamic)
+    return made
 
 
 def reproducible() -> AbstractContextManager[None]:

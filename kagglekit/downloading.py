@@ -54,7 +54,7 @@ def download(name: str, slug: str | None, command: str, tell: Tell) -> dict[str,
         lock = locks.Lock(target, command)
         lock.wait(lambda owner: tell(f"{owner.describe()} is downloading {name}: waiting for it"))
     with lock:
-        work = target.with_name(f".{name}.download")
+        work = folders.partial_download(target)
         _mend(target, work)
         with kaggle.connected(competition.slug) as service:
             tell("asking Kaggle")

@@ -86,6 +86,11 @@ def practice_answers(name: str) -> Path:
     return _DOWNLOADS / f"{name}.practice-answers"
 
 
+def partial_download(target: Path) -> Path:
+    """What a download that broke off has left, until the same command goes on with it."""
+    return target.with_name(f".{target.name}.download")
+
+
 def find_data(name: str, given: Path | None = None) -> Source | None:
     """The data of competition `name`: given, else the first folder of `Source` with files in it.
 

@@ -563,7 +563,7 @@ class _Recorder:
 
     def __init__(self, job: Job, key: Key, rows: np.ndarray, progress: Progress) -> None:
         self.job, self.key, self.rows, self.progress = job, key, rows, progress
-        self.resumed = True
+        self.noted: int | None = None  # the last epoch of this session
 
     def __call__(
         self, epoch: int, answers: np.ndarray | None = None, **figures: float
@@ -573,9 +573,10 @@ class _Recorder:
             problem = self.job.problem
             score = scoring.score_member(problem.competition, problem.data, self.rows, answers)
             figures["score"] = score
-        if self.resumed:  # what an earlier session noted beyond its last checkpoint
+        # what an earlier session noted beyond its last checkpoint, or a cohort that was begun again
+        if self.noted is None or epoch <= self.noted:
             self.job.run.forget(self.key, epoch)
-            self.resumed = False
+        self.noted = epoch
         self.job.run.note(self.key, epoch, figures)
         self.progress.epoch(self.key.name, epoch, figures)
         return score

@@ -221,6 +221,10 @@ def _console(stream: TextIO) -> Console:
     return Console(file=stream, force_terminal=True, force_jupyter=False, highlight=False)
 
 
+_TELLING_SECONDS = 30.0  # of a first epoch, from which on it tells of those to come
+_MOMENT_SECONDS = 0.05
+
+
 @dataclass
 class _Row:
     """What is known of one member. Times are seconds of the monotonic clock."""
@@ -249,8 +253,10 @@ class _Row:
         self.figures = {**self.figures, **figures}
         if self.first is None:
             self.first = (epoch, now)
-            # A resumed member's first epoch here says nothing of the ones before.
-            self.pace = now - began if epoch == 1 else None
+            # A resumed member's first epoch here says nothing of the ones before, and a short one
+            # little: it is timed together with all that was prepared.
+            timed = epoch == 1 and now - began >= _TELLING_SECONDS
+            self.pace = now - began if timed else None
         elif epoch > self.first[0]:
             self.pace = (now - self.first[1]) / (epoch - self.first[0])
         self.heard = now
@@ -298,6 +304,7 @@ class _Table:
     started: float
     last_end: float
     steps: int = 0  # epochs, or members that have none, heard of since the start
+    first: tuple[int, float] | None = None  # steps of the first moment that had any, and when
 
     def row(self, name: str, epochs: int = 0) -> _Row:
         if name not in self.rows:  # the screen's thread may be walking through the old mapping
@@ -310,15 +317,24 @@ class _Table:
         for other in self.rows.values():
             if not other.epoch:  # members are alike: those to come will have as many epochs
                 other.epochs = row.epochs
-        self.steps += 1
+        self._step(1, now, now)
         return row
+
+    def _step(self, count: int, began: float, now: float) -> None:
+        """Count steps. Those of members in lock step are heard of at one moment."""
+        self.steps += count
+        if self.first is None:
+            self.first = (self.steps if began == now else 0, began)
+        elif now - self.first[1] <= _MOMENT_SECONDS:
+            self.first = (self.steps, self.first[1])
 
     def finish(self, name: str, score: float | None, seconds: float, now: float) -> _Row:
         row = self.row(name)
         if not row.epoch:
             # One taken over from an earlier session of the run says nothing of this one's pace.
             fitted_now = seconds <= now - self.started + 1
-            self.steps += max(row.epochs, 1) if fitted_now else 0
+            if fitted_now:
+                self._step(max(row.epochs, 1), now - seconds, now)
             row.epoch = row.epochs
         row.score, row.seconds, self.last_end = score, seconds, now
         return row
@@ -326,10 +342,15 @@ class _Table:
     def left(self, now: float) -> float | None:
         """Seconds until all members are done, at the pace of all of them together."""
         todo = sum(max(row.total, 1) - row.epoch for row in self.unfinished())
-        if not self.steps or not todo:
+        if self.first is None or not todo:
             return None
         last = max([row.heard for row in self.rows.values()] + [self.last_end])
-        return max(0.0, todo * (last - self.started) / self.steps - (now - last))
+        steps, since = self.first
+        if self.steps == steps:  # the first moment is timed together with all that was prepared
+            steps, since = 0, self.started
+            if last - since < _TELLING_SECONDS:
+                return None
+        return max(0.0, todo * (last - since) / (self.steps - steps) - (now - last))
 
     def unfinished(self) -> list[_Row]:
         return [row for row in self.rows.values() if row.seconds is None]

@@ -158,7 +158,7 @@ class Stack:
         recorded.recompile()
         forward = recorded.forward
         if self.config.compile == "on":
-            forward = torch.compile(forward, dynamic=False)
+            forward = devices.compiled(forward, dynamic=False)
         return Pass(torch.no_grad()(forward), draws, reached)
 
     def _gradients(

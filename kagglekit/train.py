@@ -244,7 +244,7 @@ class _Alone:
 def _phases(loop: _Alone) -> None:
     plan, state = loop.plan, loop.state
     with devices.threads_for(plan.multiplications, plan.loader.device):
-        forward = torch.compile(plan.model) if plan.compiled else plan.model
+        forward = devices.compiled(plan.model) if plan.compiled else plan.model
         while state.epoch < plan.epochs and not out_of_patience(plan, state):
             _epoch(loop, forward)
     if state.best and not state.polished:

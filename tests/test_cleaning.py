@@ -127,6 +127,24 @@ def test_unfinished_runs_go_only_when_named_or_asked_for(full: Path) -> None:
     assert (thing.kind, thing.note) == ("unfinished", "2 of 3 members done")
 
 
+def test_a_download_that_broke_off_goes_when_asked_for_and_nobody_goes_on_with_it(
+    toy: Path,
+) -> None:
+    part = Path("data/.toy.download")
+    part.mkdir()
+    (part / "part").write_bytes(bytes(1000))
+    assert str(part) not in paths(cleaning.plan(Request("toy")))
+    with locks.exclusive(Path("data/toy")):
+        assert str(part) not in paths(cleaning.plan(Request(unfinished=True)))
+    plan = cleaning.plan(Request("toy", unfinished=True))
+    assert [(thing.kind, thing.bytes) for thing in plan.things] == [("download", 1000)]
+    with locks.exclusive(Path("data/toy")):
+        assert cleaning.remove(plan).skipped == ("toy is being downloaded: kept",)
+    cleaning.remove(plan)
+    assert not part.exists()
+    assert Path("data/toy/train.csv").exists()
+
+
 def test_a_finished_run_goes_with_its_csvs_only_when_it_is_named(full: Path) -> None:
     run = finished()
     Path("submissions/toy", f"{run}@12345678.csv").write_text("id,y\n")

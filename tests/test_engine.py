@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from kagglekit import cohort, devices, engine, files
+from kagglekit import cohort, devices, engine, files, folders
 from kagglekit.augment import affine
 from kagglekit.cli import main
 from kagglekit.errors import UserError
@@ -207,13 +207,17 @@ def test_a_wrong_stack_is_never_trained(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.skipif(not devices.can_compile(torch.device("cpu")), reason="no compiler")
-def test_a_compiled_stack_learns_what_an_eager_one_does(tmp_path: Path) -> None:
+def test_a_compiled_stack_learns_what_an_eager_one_does_and_is_kept_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "as it was")  # and will be afterwards
     found = []
     for wanted in ("off", "on"):
         made, (choice,) = fitted(tmp_path / wanted, engine="stacked", compile=wanted)
         assert choice.engine == "stacked"
         found.append([regressor().restore(of.folder, settings(), {})(of.valid) for of in made])
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+    assert any((folders.cache() / "compiled").rglob("*.so"))
 
 
 def test_a_resume_that_is_forced_compares_the_stack_again(
@@ -289,6 +293,27 @@ def test_out_of_memory_halves_the_cohort_and_goes_on(
     for of, other in zip(made, expected, strict=True):
         ours, theirs = (regressor().restore(o.folder, settings(), {}) for o in (of, other))
         np.testing.assert_allclose(ours(of.valid), theirs(of.valid), atol=1e-4)
+
+
+def test_a_cohort_that_is_halved_in_the_middle_has_each_epoch_once_in_its_history(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    miniatures.fit_1d(project / "data" / "fit_1d")
+    backward, steps = Stack.backward, iter(range(10_000))
+
+    def full(self: Stack, *given: Any) -> torch.Tensor:
+        if len(self.models) == 2 and next(steps) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return backward(self, *given)
+
+    monkeypatch.setattr(Stack, "backward", full)
+    typed = ["epochs=8", "min_steps=0", "batch_size=16", "polish=0", "folds=2", "engine=stacked"]
+    assert main(["train", "fit_1d", "neural", *typed]) == 0
+    (history,) = Path("runs/fit_1d").glob("*/history.jsonl")
+    noted = [json.loads(line) for line in history.read_text().splitlines()]
+    for member in ("fold0-seed0", "fold1-seed0"):
+        assert [one["epoch"] for one in noted if one["member"] == member] == [*range(1, 9)]
+    assert next(steps) > 20  # it did begin in a stack
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

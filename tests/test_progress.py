@@ -173,8 +173,27 @@ def test_members_taken_over_from_an_earlier_session_do_not_shorten_the_time_left
     table.finish("a", 0.9, seconds=300.0, now=0.1)
     assert table.left(now=0.1) is None
     table.epoch("b", 1, FIGURES, 2.1)
-    assert table.left(now=2.1) == pytest.approx(9 * 2.1)
+    table.epoch("b", 2, FIGURES, 4.1)
+    assert table.left(now=4.1) == pytest.approx(8 * 2.0)
     assert table.rows["a"].epoch == 10
+
+
+def test_what_was_prepared_does_not_count_as_the_pace_of_members_in_lock_step():
+    table = module._Table({name: module._Row(name, 100) for name in "abc"}, 0.0, 0.0)
+    for name in "abc":
+        table.epoch(name, 1, FIGURES, 20.0)  # a trial took most of it
+        assert table.rows[name].left(20.0) is None
+        assert table.left(20.0) is None
+    for name in "abc":
+        row = table.epoch(name, 2, FIGURES, 20.5)
+        assert row.left(20.5) == pytest.approx(98 * 0.5)
+    assert table.left(20.5) == pytest.approx(98 * 0.5)
+
+
+def test_a_long_first_epoch_tells_of_those_to_come():
+    table = module._Table({"a": module._Row("a", 10)}, 0.0, 0.0)
+    table.epoch("a", 1, FIGURES, 40.0)
+    assert table.left(40.0) == table.rows["a"].left(40.0) == pytest.approx(9 * 40)
 
 
 def test_members_to_come_are_expected_to_take_as_many_epochs_as_the_first_says():
