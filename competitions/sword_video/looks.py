@@ -16,11 +16,14 @@ from . import motion
 
 Features = dict[str, np.ndarray]
 
+# what the recipes ask for is embedded in one pass, whichever of them comes first
+TOGETHER = ("block3", "block4", "block4:max")
+
 
 def numbers(data: Data, testing: bool) -> Features:
     """Of all rows: `flow` (rows, features) and `course` (rows, MOMENTS, features)."""
     assert isinstance(data, clips.Clips)
-    name = f"motion-{motion.VERSION}-{cv2.__version__}"
+    name = f"motion-{motion.FLOW}-{cv2.__version__}"
     return clips.kept(data, testing, name, motion.describe)
 
 
@@ -30,17 +33,20 @@ def features(
     """Of all rows: "look/layer" -> float32 (rows, MOMENTS, features), every second one mirrored."""
     assert isinstance(data, clips.Clips)
     backbone = backbones.load(config)
-    names = {f"{look}/{layer}": (look, layer) for look in looks for layer in layers}
+    usual = [layer for layer in TOGETHER if layer.partition(":")[0] in backbone.blocks]
+    embedded = tuple(sorted({*usual, *layers}))
+    names = {f"{look}/{layer}": (look, layer) for look in looks for layer in embedded}
     keys = {name: f"part{number}" for number, name in enumerate(names)}
 
     def embed(pictures: np.ndarray) -> Features:
-        found = backbone.features(pictures, layers)
+        found = backbone.features(pictures, embedded)
         parts = {layer: np.split(values, len(looks)) for layer, values in found.items()}
         return {keys[n]: parts[layer][looks.index(look)] for n, (look, layer) in names.items()}
 
-    told = f"looks-{motion.VERSION}-{cv2.__version__}-{backbone.fingerprint}-{names}"
+    told = f"looks-{motion.LOOKS}-{cv2.__version__}-{backbone.fingerprint}-{list(names)}"
     saved = clips.kept(data, testing, told, partial(motion.look, names=looks), embed)
-    return {name: saved[key] for name, key in keys.items()} if saved else {}
+    wanted = [f"{look}/{layer}" for look in looks for layer in layers]
+    return {name: saved[keys[name]] for name in wanted} if saved else {}
 
 
 def views(moments: np.ndarray) -> np.ndarray:
@@ -54,7 +60,7 @@ def views(moments: np.ndarray) -> np.ndarray:
 def frames(data: Data, testing: bool, count: int, size: tuple[int, int]) -> np.ndarray:
     """Of all rows: grey frames, evenly spread and squeezed to `size`: uint8 (rows, count, h, w)."""
     assert isinstance(data, clips.Clips)
-    name = f"frames-{motion.VERSION}-{cv2.__version__}-{count}-{size}"
+    name = f"frames-{motion.LOOKS}-{cv2.__version__}-{count}-{size}"
     return clips.kept(data, testing, name, partial(_frames, count=count, size=size))["frames"]
 
 

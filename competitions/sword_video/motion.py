@@ -19,7 +19,7 @@ import numpy as np
 from kagglekit import UserError
 from kagglekit.video import Clip, spread
 
-VERSION = "2"  # raise it when what is seen changes
+FLOW, LOOKS = "2", "1"  # raise them when numbers, or pictures, change
 
 SIDES = (4, 8, 16)  # of a cell, in points of the flow; there is one every second pixel
 MOMENTS = 8  # at which frames and differences are looked at
