@@ -171,7 +171,7 @@ def test_every_kind_that_the_command_line_asks_for_is_shown(
     assert set(display._KINDS) == {
         "summary", "prediction", "practice", "competitions", "recipes", "leaderboard", "doctor",
         "runs", "plan", "cleaned", "certificate", "spending", "submitted", "submissions",
-        "downloaded", "served", "report", "board", "comparison", "blended",
+        "downloaded", "served", "notebook", "report", "board", "comparison", "blended",
     }  # fmt: skip
     shown("practice", {"data": "a", "answers": "b"}, capsys)
     assert doctor.table is display._KINDS["doctor"]
