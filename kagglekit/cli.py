@@ -57,6 +57,7 @@ exit codes: 0 done; 1 a bug of ours; 2 the input is at fault; 3 outcome unknown;
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
+    _share_cores()
     try:
         with signals.handled():
             return _run(typed)
@@ -76,6 +77,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _show_bug(error) if sentence is None else _complain(sentence, 2)
     except Exception as error:
         return _show_bug(error)
+
+
+def _share_cores() -> None:
+    """Let threads that wait for each other sleep soon, before torch is loaded and reads this.
+
+    By default they spin for milliseconds. Where other programs want the cores too, that keeps the
+    very thread that is waited for from running: `benchmarks/busy_cores.py`.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & {*os.environ}:
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def _run(typed: list[str]) -> int:

@@ -49,7 +49,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 COMPETITION = """
-from kagglekit import Blend, Competition, Config, fitting, folds, metrics, submission, tables
+from kagglekit import Blend, BlendConfig, Competition, fitting, folds, metrics, submission, tables
 from .._learners import trees
 
 competition = Competition(
@@ -58,7 +58,7 @@ competition = Competition(
     recipes={
         "network": fitting.neural(folds=2, epochs=2, sines=4, tanhs=2, polish=1),
         "trees": trees,
-        "both": Blend(("network", "trees"), Config(folds=2)),
+        "both": Blend(("network", "trees"), BlendConfig(folds=2)),
     },
 )
 """
