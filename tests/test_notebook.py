@@ -49,7 +49,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 COMPETITION = """
-from kagglekit import Blend, Competition, Config, fitting, folds, metrics, submission, tables
+from kagglekit import Blend, BlendConfig, Competition, fitting, folds, metrics, submission, tables
 from .._learners import trees
 
 competition = Competition(
@@ -58,7 +58,7 @@ competition = Competition(
     recipes={
         "network": fitting.neural(folds=2, epochs=2, sines=4, tanhs=2, polish=1),
         "trees": trees,
-        "both": Blend(("network", "trees"), Config(folds=2)),
+        "both": Blend(("network", "trees"), BlendConfig(folds=2)),
     },
 )
 """
@@ -138,6 +138,20 @@ def test_no_answer_is_in_the_dataset(run: str) -> None:
         names = {Path(name).name for name in pack.namelist()}
     assert {"_learners.py", "run.json", "weights.safetensors"} <= names
     assert not names & {"answers.npz", "test.npy", f"{run}.csv", "run.log"}
+
+
+def test_the_views_that_the_run_keeps_are_in_the_dataset_and_its_own_answers_are_not(
+    run: str,
+) -> None:
+    home = Path("runs", "wave", run)
+    (home / "views.json").write_text('{"kept": ["original"], "folds": {}}')
+    (member,) = home.glob("all-*")
+    (member / "test-views.npy").write_bytes(b"answers")
+    made = Path(notebook.write("wave", run, "jane")["folder"])
+    with zipfile.ZipFile(made / "dataset" / notebook.PACK) as pack:
+        names = pack.namelist()
+    assert f"runs/wave/{run}/views.json" in names  # without it all views would answer there
+    assert not any(name.endswith("test-views.npy") for name in names)
 
 
 def test_writing_it_again_changes_nothing_and_what_was_edited_is_kept(run: str) -> None:
