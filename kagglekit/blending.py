@@ -44,6 +44,7 @@ def blend(request: Request, progress: Progress) -> dict[str, Any]:
     with pipeline.visiting(request.command), progress, listening(progress):
         contest = contenders.gather(request.name, _wanted(request, progress), request.data)
         _same_rows(contest)
+        _rows_to_learn_from(contest)
         job = _job(request, contest)
         made = pipeline.complete(job, progress)
     return {**pipeline.summary(job), "trained": made, **_told(contest, job.run)}
@@ -77,6 +78,17 @@ def _same_rows(contest: Contest) -> None:
             raise UserError(
                 f"{one.name} has not answered all rows that {most.name} has: train its other folds"
             )
+
+
+def _rows_to_learn_from(contest: Contest) -> None:
+    """Refuse runs with a fold whose mix would have no answers of the other folds to learn from."""
+    first = contest.contenders[0]
+    split, covered = first.run.folds(), first.oof.covered
+    if not all(covered[split[fold.fold][0]].any() for fold in first.folds):
+        raise UserError(
+            "a blend learns from the answers of other folds than it is scored on, and these runs "
+            "have too few: train two folds of each at least"
+        )
 
 
 def _job(request: Request, contest: Contest) -> pipeline.Job:

@@ -92,6 +92,10 @@ def test_what_cannot_be_blended_is_refused(typed: Any, capsys: pytest.CaptureFix
     assert "alone is that run" in capsys.readouterr().err
     assert main(["blend", "toy", line, half]) == 2
     assert f"{half} has not answered all rows" in capsys.readouterr().err
+    alone = typed("train", "toy", "line", "ridge=1.0", "--folds", "0")["run"]
+    assert main(["blend", "toy", alone, half]) == 2
+    assert "train two folds of each" in capsys.readouterr().err
+    assert not list(Path("runs/toy").glob("blended-*"))
     curve = typed("train", "toy", "curve")["run"]
     assert main(["blend", "toy", line, curve, "methd=mean"]) == 2
     assert "did you mean 'method'" in capsys.readouterr().err
