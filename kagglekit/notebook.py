@@ -56,6 +56,7 @@ def write(name: str, wanted: str | None, user: str | None) -> dict[str, Any]:
     competition = problem.find(name)
     run = _run(name, wanted)
     fitted = Fitted(competition, run)
+    fitted.check_parts()
     names = _Names(_user(user), _slug(name, run.name))
     target = folders.submissions() / name / f"{run.name}.notebook"
     slug = fitted.manifest.get("slug") or competition.slug

@@ -75,11 +75,17 @@ def test_the_rows_of_a_fold_do_not_choose_what_mixes_them(typed: Any) -> None:
         np.testing.assert_allclose(mixed, (learned[:, None] * parts[:, valid]).sum(0))
 
 
-def test_a_part_with_more_seeds_makes_another_blend(typed: Any) -> None:
+def test_a_part_with_more_seeds_makes_another_blend(
+    typed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     typed("train", "toy", "line")
     typed("train", "toy", "curve")
     before = typed("blend", "toy", "method=mean")["run"]
+    assert typed("predict", "toy", before, "--data", "data/toy")["run"] == before
     typed("train", "toy", "line", "--seeds", "2")
+    assert main(["predict", "toy", before, "--data", "data/toy"]) == 2  # it was made of one seed
+    assert "blend the runs again" in capsys.readouterr().err
+    assert main(["notebook", "toy", before, "--user", "jane"]) == 2
     assert typed("blend", "toy", "method=mean")["run"] != before
 
 
