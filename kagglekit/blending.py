@@ -99,6 +99,8 @@ def _job(request: Request, contest: Contest) -> pipeline.Job:
     competition = contest.competition
     recipe = Blend(parts, BlendConfig(**shared), competition.metric, competition.decision)
     config = configs.override(recipe.config, request.assignments)
+    if (config.folds, config.folds_file) != (recipe.config.folds, recipe.config.folds_file):
+        raise UserError("a blend has the folds of its runs: leave out folds= and folds_file=")
     read = replace(
         contest.problem,
         competition=replace(competition, recipes={**competition.recipes, RECIPE: recipe}),

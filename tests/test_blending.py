@@ -103,5 +103,7 @@ def test_what_cannot_be_blended_is_refused(typed: Any, capsys: pytest.CaptureFix
     assert "train two folds of each" in capsys.readouterr().err
     assert not list(Path("runs/toy").glob("blended-*"))
     curve = typed("train", "toy", "curve")["run"]
+    assert main(["blend", "toy", line, curve, "folds=2"]) == 2
+    assert "has the folds of its runs" in capsys.readouterr().err
     assert main(["blend", "toy", line, curve, "methd=mean"]) == 2
     assert "did you mean 'method'" in capsys.readouterr().err
