@@ -91,10 +91,23 @@ class Fitted:
             name: Fitted(self.competition, self._sibling(run)) for name, run in needs.items()
         }
         if self.manifest["recipe"] == RECIPE:  # mixes its parts as they stand, all seeds together
+            self.check_parts()
             before = {name: part.of_fold(key.fold) for name, part in siblings.items()}
         else:
             before = {name: part.predictor(key) for name, part in siblings.items()}
         return self.recipe.restore(self.run.member(key), self.config, before)
+
+    def check_parts(self) -> None:
+        """UserError where a run that was mixed answers otherwise now, as with more seeds."""
+        for name in self.manifest.get("needs", {}).values():
+            told = self.manifest.get("stamp", {}).get(f"needs {name}")
+            if told is None:  # a recipe's own needs, of which only run names are noted
+                continue
+            if files.file_digest(self._sibling(name).folder / "oof.npy") not in told.split():
+                raise UserError(
+                    f"{name} has other answers than {self.run.name} was mixed of, as after more "
+                    "seeds: blend the runs again"
+                )
 
     def _sibling(self, name: str) -> Run:
         folder: Path = self.run.folder.parent / name

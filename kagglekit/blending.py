@@ -44,6 +44,7 @@ def blend(request: Request, progress: Progress) -> dict[str, Any]:
     with pipeline.visiting(request.command), progress, listening(progress):
         contest = contenders.gather(request.name, _wanted(request, progress), request.data)
         _same_rows(contest)
+        _rows_to_learn_from(contest)
         job = _job(request, contest)
         made = pipeline.complete(job, progress)
     return {**pipeline.summary(job), "trained": made, **_told(contest, job.run)}
@@ -79,6 +80,17 @@ def _same_rows(contest: Contest) -> None:
             )
 
 
+def _rows_to_learn_from(contest: Contest) -> None:
+    """Refuse runs with a fold whose mix would have no answers of the other folds to learn from."""
+    first = contest.contenders[0]
+    split, covered = first.run.folds(), first.oof.covered
+    if not all(covered[split[fold.fold][0]].any() for fold in first.folds):
+        raise UserError(
+            "a blend learns from the answers of other folds than it is scored on, and these runs "
+            "have too few: train two folds of each at least"
+        )
+
+
 def _job(request: Request, contest: Contest) -> pipeline.Job:
     first = contest.contenders[0]
     parts = tuple(sorted(one.name for one in contest.contenders))
@@ -87,6 +99,8 @@ def _job(request: Request, contest: Contest) -> pipeline.Job:
     competition = contest.competition
     recipe = Blend(parts, BlendConfig(**shared), competition.metric, competition.decision)
     config = configs.override(recipe.config, request.assignments)
+    if (config.folds, config.folds_file) != (recipe.config.folds, recipe.config.folds_file):
+        raise UserError("a blend has the folds of its runs: leave out folds= and folds_file=")
     read = replace(
         contest.problem,
         competition=replace(competition, recipes={**competition.recipes, RECIPE: recipe}),

@@ -19,7 +19,7 @@ from . import files, folders, tables, video
 from .config import Config, knob
 from .data import Data
 from .errors import UserError
-from .folds import Fold, Folds, group_column
+from .folds import Fold, Folds, grouped_alike
 from .video import USUAL, Clip, Limits
 from .views import View
 
@@ -142,8 +142,7 @@ def sound(folds: Folds) -> Folds:
             yield np.asarray(train)[keep[train]], valid
 
     # what is resampled, and shown group by group, is what these folds keep together
-    setattr(checked, "group_column", group_column(folds))  # noqa: B010  a function has no such field
-    return checked
+    return grouped_alike(checked, folds)
 
 
 def kept(

@@ -14,7 +14,7 @@ import numpy as np
 from . import contenders, faults, paired, scoring, shakeup
 from .contenders import Contender, Contest
 from .errors import UserError
-from .folds import group_column
+from .folds import group_column, group_file
 from .paired import Difference
 
 LEVEL = 0.05  # of p, adjusted for all that is compared
@@ -64,14 +64,14 @@ def compare(name: str, wanted: Sequence[str], data: Path | None = None) -> dict[
     contest = contenders.gather(name, wanted, data)
     found = pairs(contest)
     scores = contest.judged.whole()
-    column = group_column(contest.competition.folds)
+    column, path = group_column(contest.competition.folds), group_file(contest.competition.folds)
     return {
         "competition": name,
         "metric": contest.competition.metric.name,
         "greater_is_better": contest.competition.metric.greater_is_better,
         "rows": len(contest.rows),
         "units": contest.judged.units,
-        "groups": column,
+        "groups": column if path is None else path.name,
         "runs": [
             _told(one, float(scores[place]), contest.drawn[:, place])
             for place, one in enumerate(contest.contenders)

@@ -24,7 +24,9 @@ def comparison(result: Json) -> RenderableType:
     else:
         parts += [_one_pair(result), Text()]
     parts += [Text(note, "yellow") for note in result["notes"]]
-    parts += [Text(), Text("Shake-up", "bold"), *shake_up(result["shakeup"], result["metric"])]
+    if result["shakeup"] is not None:
+        told = shake_up(result["shakeup"], result["metric"])
+        parts += [Text(), Text("Shake-up", "bold"), *told]
     return Group(*parts)
 
 

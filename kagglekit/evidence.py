@@ -136,8 +136,13 @@ class Evidence:
     @cached_property
     def groups(self) -> np.ndarray | None:
         """(rows,) what the folds keep together, as text; None where rows stand alone."""
-        column = self.group_column
-        return None if column is None else self.table[column].astype(str).to_numpy(str)
+        column, folds = self.group_column, self.competition.folds
+        if column is not None:
+            return self.table[column].astype(str).to_numpy(str)
+        if self.data is None or fold_rules.group_file(folds) is None:
+            return None
+        groups = fold_rules.groups(self.data, folds)
+        return None if groups is None else groups[self.rows].astype(str)
 
     @property
     def group_column(self) -> str | None:

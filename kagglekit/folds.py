@@ -104,6 +104,7 @@ def grouped_by_file(path: Path, stratify: bool = False) -> Folds:
         rule = stratified_grouped(_GROUP) if stratify else grouped(_GROUP)
         return rule(with_groups, config)
 
+    setattr(folds, "group_file", path)  # noqa: B010  a function has no such field
     return folds
 
 
@@ -175,7 +176,7 @@ def repeated(folds: Folds, times: int) -> Folds:
             )
         return [fold for drawn in rounds for fold in drawn]
 
-    return _of_groups(again, group_column(folds))
+    return grouped_alike(again, folds)
 
 
 def from_column(column: str = "fold") -> Folds:
@@ -220,7 +221,7 @@ def training_only(folds: Folds, keep: Callable[[Data], np.ndarray]) -> Folds:
         drawn = [(np.asarray(train), valid) for train, valid in folds(data, config)]
         return [_Narrowed((train[mask[train]], valid)) for train, valid in drawn]
 
-    return _of_groups(narrowed, group_column(folds))
+    return grouped_alike(narrowed, folds)
 
 
 def group_column(folds: Folds) -> str | None:
@@ -232,17 +233,32 @@ def group_column(folds: Folds) -> str | None:
 def groups(data: Data, folds: Folds) -> np.ndarray | None:
     """(train rows,) number of each row's group; None where these folds keep none together.
 
-    Folds of one's own say so by an attribute `group_column`. Raises UserError for a column that
-    is missing or has gaps.
+    Folds of one's own say so by an attribute `group_column`, or `group_file` for a file as
+    `grouped_by_file` reads it. Raises UserError for a column or a file that is missing or has gaps.
     """
-    column = group_column(folds)
-    return None if column is None else _groups(data, column, 1)
-
-
-def _of_groups(folds: Folds, column: str | None) -> Folds:
-    """`folds`, which know the column whose values they keep together."""
+    column, path = group_column(folds), group_file(folds)
     if column is not None:
-        setattr(folds, "group_column", column)  # noqa: B010  a function has no such field
+        return _groups(data, column, 1)
+    return None if path is None else pd.factorize(_labels(path, "group", data))[0]
+
+
+def group_file(folds: Folds) -> Path | None:
+    """The file whose groups these folds keep together; None where they read none."""
+    path: Path | None = getattr(folds, "group_file", None)
+    return path
+
+
+def grouped_alike(made: Folds, like: Folds) -> Folds:
+    """`made`, which says that it keeps together what `like` does."""
+    for name in ("group_column", "group_file"):
+        if hasattr(like, name):
+            setattr(made, name, getattr(like, name))
+    return made
+
+
+def _of_groups(folds: Folds, column: str) -> Folds:
+    """`folds`, which know the column whose values they keep together."""
+    setattr(folds, "group_column", column)  # noqa: B010  a function has no such field
     return folds
 
 

@@ -616,7 +616,7 @@ def _table(report: _Report, listed: list[tuple[str, Pairs, int]]) -> pd.DataFram
         rows.append([kind, *sides[0], *sides[1], *away])
     names = [f"{side}_{what}" for side in ("left", "right") for what in ("split", "id", "target")]
     table = pd.DataFrame(rows, columns=["kind", *names, "distance", "expected_by_chance"])
-    for name in ("left_id", "right_id"):
+    for name in ("left_id", "right_id", "left_target", "right_target"):
         cells = table[name].astype(str)
         table[name] = cells.where(~formulas(cells), "'" + cells)
     return table

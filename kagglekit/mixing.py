@@ -221,7 +221,7 @@ def _bag(answers: np.ndarray, target: np.ndarray, judge: Judge, rounds: int) -> 
     """(parts,) shares of the best round of one bag."""
     taken = np.zeros(len(answers))
     total = np.zeros(answers.shape[1:], np.float64)
-    best, kept = -math.inf, taken
+    best, kept = -math.inf, np.ones(len(answers))  # alike where rows drawn have no score at all
     for number in range(1, rounds + 1):
         scores = [judge(target, (total + part) / number) for part in answers]
         chosen = int(np.argmax(scores))

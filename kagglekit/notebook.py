@@ -23,8 +23,10 @@ PACK = "run.kagglekit"  # a zip under a name that Kaggle does not unpack
 _CELLS = Path(__file__).parent / "templates" / "notebook_cells.py"
 _LONGEST = 50  # letters of a title on Kaggle
 # what a run keeps of its training, which no answer depends on
-_OF_TRAINING = {"answers.npz", *runs.ASKED.values()}
-_IN_RUN = ("run.json", "config.json", "scores.json", "target.npy", "oof.npy", "covered.npy")
+_OF_TRAINING = {"answers.npz", "test-views.npy", *runs.ASKED.values()}
+# some runs lack views.json; those that have it answer by these views alone
+_IN_RUN = ("run.json", "config.json", "scores.json", "views.json", "target.npy", "oof.npy",
+           "covered.npy")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def write(name: str, wanted: str | None, user: str | None) -> dict[str, Any]:
     competition = problem.find(name)
     run = _run(name, wanted)
     fitted = Fitted(competition, run)
+    fitted.check_parts()
     names = _Names(_user(user), _slug(name, run.name))
     target = folders.submissions() / name / f"{run.name}.notebook"
     slug = fitted.manifest.get("slug") or competition.slug

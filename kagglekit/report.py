@@ -102,6 +102,7 @@ class _Report:
             "calibration": self.calibration,
             "slices": self.slices,
             "groups": self.groups,
+            "drawn": "rows" if found.groups is None else "whole groups",
             "residuals": self.residuals,
             "leaders": self.leaders,
             "cost": self.cost,

@@ -13,8 +13,10 @@ ASSUMED_SHARE = 0.3  # of the test rows in the public score, where the competiti
 _DRAWS = 999
 
 
-def of_contest(contest: Contest) -> dict[str, Any]:
+def of_contest(contest: Contest) -> dict[str, Any] | None:
     """`simulate` for the runs of a contest and its test; by name, with what was assumed.
+
+    None where `simulate` gives none.
 
     | key | what |
     |---|---|
@@ -34,6 +36,8 @@ def of_contest(contest: Contest) -> dict[str, Any]:
         private / rows,
         contest.competition.metric.greater_is_better,
     )
+    if told is None:
+        return None
     ranks, best = told.pop("ranks"), told.pop("best")
     return {
         "public_share": used,
@@ -49,13 +53,14 @@ def of_contest(contest: Contest) -> dict[str, Any]:
 
 def simulate(
     judged: Judged, public: float, private: float, greater_is_better: bool, draws: int = _DRAWS
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Draw what public and private rows may say of these runs, and which score chooses well.
 
     `public` and `private` are how many times as many rows they have as the OOF answers. The CV
     score is as it is; what the runs are truly worth is drawn about it (the bootstrap, Efron 1979),
     and public and private scores are drawn about that, each from as many rows as it has. Nothing
-    here knows of a shift between training and test, or of a CV score that was overfitted.
+    here knows of a shift between training and test, or of a CV score that was overfitted. None
+    where no draw has a score, as AUC of so few rows or groups that all are of one class.
 
     | key | what |
     |---|---|
@@ -73,6 +78,8 @@ def simulate(
         for number, share in enumerate((1.0, public, private))
     )
     sound = np.logical_and.reduce([np.isfinite(part).all(axis=1) for part in (truth, *samples)])
+    if not sound.any():
+        return None
     truth = truth[sound]
     seen, hidden = (truth + part[sound] - cv for part in samples)
     trust = _trust(truth - cv, samples[0][sound] - cv)

@@ -21,7 +21,7 @@ _SHOWS_ONLY = {
     "contact_sheet", "contenders", "credentials", "diagnosis", "display", "display_decide",
     "display_kaggle", "display_leaks", "doctor", "downloading", "drawing", "duplicates",
     "evidence", "inventory", "journal", "kaggle", "leaderboard", "leaks", "locks", "neighbours",
-    "notebook", "overview", "pace", "pages", "paired", "practice_server", "progress", "report",
+    "notebook", "overview", "pace", "pages", "practice_server", "progress", "report",
     "shakeup", "shortcuts", "signals", "stages", "standings", "strips", "submitting", "thumbnails",
     "wheel",
 }  # fmt: skip

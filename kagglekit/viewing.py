@@ -41,14 +41,30 @@ def choose(
     def of(chosen: Mapping[Key, Answers]) -> tuple[str, ...]:
         return tuple(names[at] for at in _eliminated(competition, data, chosen, mean))
 
-    others = {
-        fold: {key: answers for key, answers in scored.items() if key.fold != fold}
-        for fold in folds
-    }
+    others = {fold: _others(scored, fold) for fold in folds}
     everything = tuple(names)
     # one fold alone has no other rows to learn from: its views all stay
     by_fold = {fold: of(rest) if rest else everything for fold, rest in others.items()}
     return Choice(of(scored) if len(folds) > 1 else everything, by_fold)
+
+
+def _others(members: Mapping[Key, Answers], fold: int) -> dict[Key, Answers]:
+    """The members of the other folds on rows that `fold` does not answer, if there are any.
+
+    Folds that are repeated validate a row several times, and each time it must have no say.
+    """
+    own = [answers.valid_rows for key, answers in members.items() if key.fold == fold]
+    found = {}
+    for key, answers in members.items():
+        left = ~np.isin(answers.valid_rows, np.concatenate(own))
+        if key.fold != fold and left.any():
+            found[key] = replace(
+                answers,
+                valid_rows=answers.valid_rows[left],
+                valid=answers.valid[left],
+                valid_views=answers.valid_views[:, left],
+            )
+    return found
 
 
 def as_kept(run: Run, members: Mapping[Key, Answers], mean: Mean) -> dict[Key, Answers]:

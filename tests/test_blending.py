@@ -75,11 +75,17 @@ def test_the_rows_of_a_fold_do_not_choose_what_mixes_them(typed: Any) -> None:
         np.testing.assert_allclose(mixed, (learned[:, None] * parts[:, valid]).sum(0))
 
 
-def test_a_part_with_more_seeds_makes_another_blend(typed: Any) -> None:
+def test_a_part_with_more_seeds_makes_another_blend(
+    typed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     typed("train", "toy", "line")
     typed("train", "toy", "curve")
     before = typed("blend", "toy", "method=mean")["run"]
+    assert typed("predict", "toy", before, "--data", "data/toy")["run"] == before
     typed("train", "toy", "line", "--seeds", "2")
+    assert main(["predict", "toy", before, "--data", "data/toy"]) == 2  # it was made of one seed
+    assert "blend the runs again" in capsys.readouterr().err
+    assert main(["notebook", "toy", before, "--user", "jane"]) == 2
     assert typed("blend", "toy", "method=mean")["run"] != before
 
 
@@ -92,6 +98,12 @@ def test_what_cannot_be_blended_is_refused(typed: Any, capsys: pytest.CaptureFix
     assert "alone is that run" in capsys.readouterr().err
     assert main(["blend", "toy", line, half]) == 2
     assert f"{half} has not answered all rows" in capsys.readouterr().err
+    alone = typed("train", "toy", "line", "ridge=1.0", "--folds", "0")["run"]
+    assert main(["blend", "toy", alone, half]) == 2
+    assert "train two folds of each" in capsys.readouterr().err
+    assert not list(Path("runs/toy").glob("blended-*"))
     curve = typed("train", "toy", "curve")["run"]
+    assert main(["blend", "toy", line, curve, "folds=2"]) == 2
+    assert "has the folds of its runs" in capsys.readouterr().err
     assert main(["blend", "toy", line, curve, "methd=mean"]) == 2
     assert "did you mean 'method'" in capsys.readouterr().err

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from kagglekit import comparing, contenders
+from kagglekit import comparing, contenders, evidence
 from kagglekit.cli import main
 from kagglekit.comparing import _Members
 from kagglekit.errors import UserError
@@ -148,6 +149,24 @@ def test_groups_of_the_folds_are_what_is_resampled(capsys: pytest.CaptureFixture
     toys.write(Path.cwd(), more, data=False)
     told = compared(capsys, train("line"), train("curve"))
     assert (told["rows"], told["units"], told["groups"]) == (60, 12, "g")
+
+
+@pytest.mark.parametrize("wrapped", ["", ".repeated(RULE, 2)", ".training_only(RULE, all_rows)"])
+def test_groups_of_a_file_are_resampled_too(
+    wrapped: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = 'folds.grouped_by_file(__import__("pathlib").Path("groups.csv"))'
+    rule = f"folds{wrapped}".replace("RULE", rule) if wrapped else rule
+    more = (
+        "\nall_rows = lambda data: np.ones(len(data.train), bool)\n"
+        f"competition = __import__('dataclasses').replace(competition, folds={rule})\n"
+    )
+    toys.write(Path.cwd(), more)
+    rows = pd.read_csv("data/toy/train.csv")
+    rows.assign(group=np.arange(60) // 5)[["id", "group"]].to_csv("groups.csv", index=False)
+    told = compared(capsys, train("line"), train("curve"))
+    assert (told["rows"], told["units"], told["groups"]) == (60, 12, "groups.csv")
+    assert evidence.gather("toy", None).groups is not None
 
 
 def rows(effect: float, reach: float) -> Difference:

@@ -72,3 +72,8 @@ def test_slices_share_values_or_quarters_and_the_worst_groups_come_first():
         "writer", table["writer"].to_numpy(), lambda at: float(at.mean()), False, 3
     )
     assert [part.value for part in writers] == ["19", "18", "17"]
+
+
+def test_the_labels_of_a_scarce_class_are_doubted_without_a_warning():
+    unsure = np.full((6, 3), 1 / 3)
+    assert len(diagnosis.label_issues(np.array([0, 0, 0, 0, 0, 1]), unsure)) <= 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kagglekit import cli
+from kagglekit import cli, leaks
+from kagglekit.neighbours import pairs
 from tests import planted
 from tests.test_alignment import drawn
+from tests.test_scoring import numbers
 
 COMPETITION = '''"""Scenes."""
 from kagglekit import Competition, fitting, folds, metrics, most_probable, pictures, submission
@@ -123,3 +127,11 @@ def test_sorted_tables_and_other_test_rows_are_told_for_what_they_are(capsys):
 def test_weights_for_a_table_are_refused_in_one_sentence(capsys, tmp_path):
     assert cli.main(["leaks", "fit_1d", "--weights", str(tmp_path)]) == 2
     assert "the rows of fit_1d are no pictures" in capsys.readouterr().err
+
+
+def test_no_text_of_the_pairs_is_computed_by_a_spreadsheet():
+    data = replace(numbers(2), target=np.array([0, 1]), classes=("=1+1", "-2"))
+    found = pairs(np.array([0]), np.array([1]), np.zeros(1), np.zeros(1))
+    table = leaks._table(SimpleNamespace(data=data, train=2), [("near copy", found, 0)])
+    assert table["left_target"].tolist() == ["'=1+1"]
+    assert table["right_target"].tolist() == ["-2"]

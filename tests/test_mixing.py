@@ -129,6 +129,13 @@ def test_greedy_selection_is_by_the_metric_of_the_competition() -> None:
     assert by_accuracy["weights"][:, 0].argmax() == 1
 
 
+def test_without_any_score_greedy_selection_takes_all_parts_alike() -> None:
+    target = np.zeros(20, np.int64)  # one class alone, as in a bag without the scarce one
+    parts = RNG(0).random((3, 20, 1))
+    learned = mixing.fit(Task(parts, target, Judge(metrics.roc_auc)), "greedy")["weights"]
+    np.testing.assert_allclose(learned, 1 / 3)
+
+
 def test_a_decision_that_is_fitted_does_not_choose_the_mix() -> None:
     def lucky(target: np.ndarray, answers: np.ndarray) -> mixing.Decision:
         raise AssertionError("a decision fitted to the rows it is judged on")

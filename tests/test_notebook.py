@@ -140,6 +140,20 @@ def test_no_answer_is_in_the_dataset(run: str) -> None:
     assert not names & {"answers.npz", "test.npy", f"{run}.csv", "run.log"}
 
 
+def test_the_views_that_the_run_keeps_are_in_the_dataset_and_its_own_answers_are_not(
+    run: str,
+) -> None:
+    home = Path("runs", "wave", run)
+    (home / "views.json").write_text('{"kept": ["original"], "folds": {}}')
+    (member,) = home.glob("all-*")
+    (member / "test-views.npy").write_bytes(b"answers")
+    made = Path(notebook.write("wave", run, "jane")["folder"])
+    with zipfile.ZipFile(made / "dataset" / notebook.PACK) as pack:
+        names = pack.namelist()
+    assert f"runs/wave/{run}/views.json" in names  # without it all views would answer there
+    assert not any(name.endswith("test-views.npy") for name in names)
+
+
 def test_writing_it_again_changes_nothing_and_what_was_edited_is_kept(run: str) -> None:
     first = notebook.write("wave", run, "jane")
     (source,) = Path(first["folder"], "notebook").glob("*.ipynb")

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from kagglekit import Config, knob, stamps
+from kagglekit import (
+    Config,
+    backbones,
+    blend,
+    clips,
+    decisions,
+    knob,
+    mixing,
+    probe,
+    stamps,
+    video,
+    viewing,
+)
 from kagglekit.errors import UserError
 from kagglekit.stamps import Stamp
 
@@ -60,6 +73,16 @@ def test_the_source_s_digest_sees_edits_moves_and_shared_modules(tmp_path: Path)
     (home / "README.md").write_text("words\n")
     (home.parent / "other.py").write_text("another competition\n")
     assert stamps.source_digest(home) == seen[-1]
+
+
+@pytest.mark.parametrize(
+    "module", [backbones, blend, clips, decisions, mixing, probe, video, viewing]
+)
+def test_what_answers_depend_on_calls_no_code_that_the_digest_leaves_out(
+    module: ModuleType,
+) -> None:
+    called = {name for name, value in vars(module).items() if isinstance(value, ModuleType)}
+    assert not called & stamps._SHOWS_ONLY
 
 
 def test_the_source_s_digest_does_not_depend_on_where_the_project_is(tmp_path: Path) -> None:

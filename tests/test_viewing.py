@@ -139,6 +139,19 @@ def test_the_rows_of_a_fold_do_not_choose_the_views_that_answer_them() -> None:
     assert choice.by_fold == {0: ("view0",), 1: ("view1",)}
 
 
+def test_a_row_that_repeated_folds_validate_twice_has_no_say_in_either() -> None:
+    right, wrong = [0, 1, 0], [1, 0, 1]
+    members = {
+        Key(0, 0): member([0, 1, 2], wrong, right),
+        Key(1, 0): member([3, 4, 5], right, wrong),
+        Key(2, 0): member([0, 1, 2], wrong, right),
+        Key(3, 0): member([3, 4, 5], right, wrong),
+    }
+    choice = viewing.choose(judged(), rows_of([0, 1, 0, 0, 1, 0]), members, "probabilities")
+    first, second = ("view0",), ("view1",)
+    assert choice.by_fold == {0: first, 1: second, 2: first, 3: second}
+
+
 def test_views_that_change_nothing_are_dropped_and_the_first_stays() -> None:
     same = [0, 1, 0]
     members = {Key(n, 0): member([3 * n, 3 * n + 1, 3 * n + 2], same, same, same) for n in (0, 1)}
