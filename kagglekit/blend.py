@@ -49,6 +49,11 @@ class Blend:
     metric: Metric | None = None
     decision: Decision = as_is
 
+    def __post_init__(self) -> None:
+        """TypeError for the knobs of another kind of recipe."""
+        if not isinstance(self.config, BlendConfig):
+            raise TypeError(f"Blend takes a BlendConfig, not a {type(self.config).__name__}")
+
     def fit(self, members: Sequence[Member], config: BlendConfig) -> None:
         """Fit each member's mix; what it learned goes to `weights.npz`."""
         one_by_one(members, lambda member: self._fit(member, config))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kagglekit.blend import Blend, BlendConfig
+from kagglekit.config import Config
 from kagglekit.errors import UserError
 from tests.engine import member, numbers, pictures
 
@@ -47,3 +48,8 @@ def test_a_file_of_another_mix_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="no mix of 2 such answers"):
         two(of.valid)
+
+
+def test_a_blend_takes_the_knobs_of_blends_only() -> None:
+    with pytest.raises(TypeError, match="Blend takes a BlendConfig, not a Config"):
+        Blend(("a", "b"), Config())  # type: ignore[arg-type]
