@@ -15,12 +15,12 @@ from .backbones import BackboneConfig
 from .data import Data
 from .neighbours import Pairs
 
-ALIKE = 0.01  # rows that chance may bring as near as two rows of one source
+ALIKE = 0.008  # rows that chance may bring as near as two rows of one source
 SAME_ROW = 0.05  # the same for near copies of a table's rows, but for all rows together
 
 _MOST = 0.5  # share of the rows in one group, beyond which sources were not told apart
 
-_FORMAT = "1"  # raise it when what is cached changes
+_FORMAT = "2"  # raise it when what is cached changes
 _SIDES = (64, 128)  # pixels that a backbone sees of small pictures, and of all larger ones
 _STRIDE = 32  # most backbones halve a picture five times
 
