@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from . import files, folders, tables, video
 from .config import Config, knob
@@ -28,6 +29,7 @@ Seen = TypeVar("Seen")
 FILM = "source"  # the column that names the film a clip was cut from
 
 _LAYOUT = "1"  # raise it when what is cached changes
+_STILL = 128  # pixels a side of the picture that stands for a clip
 _GREY = np.full((2, 64, 64, 3), 128, np.uint8)  # what is seen of a clip that cannot be decoded
 _log = logging.getLogger(__name__)
 
@@ -77,11 +79,23 @@ class Clips(Data):
         at = self.train_paths[row], self.train_digests[row], self.train_faults[row]
         return self._clip(at).frames
 
+    def stills(self) -> tuple[np.ndarray, np.ndarray]:
+        """The middle frame of each clip, uint8 (rows, 3, 128, 128), of training and test rows."""
+        train, test = (np.stack(list(self.each(testing, _still))) for testing in (False, True))
+        return train, test
+
     def _clip(self, row: tuple[Path, str, str]) -> Clip:
         path, digest, fault = row
         if fault:
             return Clip(_GREY, np.arange(2) / 25)
         return video.cached(path, self.limits, digest)
+
+
+def _still(clip: Clip) -> np.ndarray:
+    """The middle frame, squeezed into a square: uint8 (3, 128, 128)."""
+    frame = torch.from_numpy(clip.frames[len(clip.frames) // 2]).permute(2, 0, 1)[None].float()
+    square = functional.interpolate(frame, (_STILL, _STILL), mode="area")[0]
+    return square.round().to(torch.uint8).numpy()
 
 
 def classification(folder: Path, limits: Limits = USUAL) -> Clips:

@@ -59,6 +59,16 @@ class Data:
             return None
         return np.asarray(self.train_inputs[row])
 
+    def stills(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """One picture for each training row, and for each test row; None where rows have none.
+
+        uint8 (rows, 1 or 3, height, width).
+        """
+        train, test = self.train_inputs, self.test_inputs
+        if train is None or test is None or train.dtype != np.uint8:
+            return None
+        return (train, test) if train.ndim == 4 and train.shape[1] in (1, 3) else None
+
     def split(self, rows: Rows, stage: Stage) -> Split:
         """The rows of one stage; the targets of all other rows are out of its reach."""
         return Split(replace(self, target=self._visible(rows, stage)), np.asarray(rows), stage)

@@ -13,6 +13,7 @@ import torch
 from . import alignment, backbones, files, folders, neighbours
 from .backbones import BackboneConfig
 from .data import Data
+from .errors import UserError
 from .neighbours import Pairs
 
 ALIKE = 0.008  # rows that chance may bring as near as two rows of one source
@@ -84,14 +85,11 @@ def looks(data: Data, weights: BackboneConfig | None = None) -> Looks:
 
     Raises UserError where the weights are not there or do not fit.
     """
-    train = data.train_inputs
-    if train is None or data.test_inputs is None:
-        return _of_table(data)
-    test = data.test_inputs
-    if train.dtype != np.uint8 or train.ndim != 4 or train.shape[1] not in (1, 3):
-        flat = np.concatenate([train, test]).reshape(len(train) + len(test), -1)
-        return Looks(None, flat.astype(np.float64), (), "inputs", len(train))
-    pictures = np.concatenate([train, test])
+    stills = data.stills()
+    if stills is None:
+        return _of_numbers(data)
+    train = stills[0]
+    pictures = np.concatenate(stills)
     if weights is None:
         pixels = alignment.thumbnails(pictures)
         return Looks(pictures, pixels.astype(np.float64), (), "pixels", len(train))
@@ -142,6 +140,21 @@ def group_file(data: Data, groups: np.ndarray) -> bytes:
 
 
 # --- what rows look like ------------------------------------------------------------------------
+
+
+def _of_numbers(data: Data) -> Looks:
+    """Rows that are no pictures; UserError where they are no numbers either."""
+    train, test = data.train_inputs, data.test_inputs
+    if train is not None and test is not None:
+        flat = np.concatenate([train, test]).reshape(len(train) + len(test), -1)
+        return Looks(None, flat.astype(np.float64), (), "inputs", len(train))
+    seen = _of_table(data)
+    if not seen.features.shape[1]:
+        raise UserError(
+            "there is nothing to compare rows by: no columns but the id, and no pictures in "
+            "memory; a competition whose rows look like something says so by `Data.stills()`"
+        )
+    return seen
 
 
 def _of_table(data: Data) -> Looks:

@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from kagglekit import clips, folds, video
+from kagglekit import clips, duplicates, folds, video
 from kagglekit.augment import affine, compose, flip
 from kagglekit.cli import main
 from kagglekit.errors import UserError
@@ -40,6 +40,18 @@ def test_classes_are_folders_and_films_are_joined_by_name(download: Path) -> Non
     numbers = data.train["video"].str.extract(r"(\d+)", expand=False).astype(int)
     assert (data.train[clips.FILM] == "film" + (numbers // 2).astype(str)).all()
     assert [path.name for path in data.test_paths] == data.sample["video"].tolist()
+
+
+def test_a_clip_is_stood_for_by_its_middle_frame(download: Path) -> None:
+    data = clips.classification(download)
+    train, test = data.stills()
+    assert (train.shape, test.shape) == (
+        (len(data.train), 3, 128, 128), (len(data.test), 3, 128, 128),
+    )  # fmt: skip
+    frames = data.look(0)
+    middle = frames[len(frames) // 2].mean((0, 1))
+    np.testing.assert_allclose(train[0].mean((1, 2)), middle, atol=1)
+    assert duplicates.looks(data).pictures is not None
 
 
 def test_films_never_straddle_folds(download: Path) -> None:

@@ -28,6 +28,11 @@ def pictures(train: np.ndarray, test: np.ndarray) -> Data:
     )
 
 
+def test_rows_of_nothing_but_ids_are_refused_in_one_sentence():
+    with pytest.raises(UserError, match="there is nothing to compare rows by"):
+        duplicates.looks(table(np.zeros((40, 0)), np.zeros((20, 0))))
+
+
 def test_equal_and_nearly_equal_rows_of_a_table_are_found_and_no_others():
     rng = np.random.default_rng(0)
     train, test = rng.normal(size=(400, 4)) * [1, 10, 1e4, 1e-3], rng.normal(size=(200, 4))
