@@ -696,12 +696,12 @@ def test_a_build_that_fails_leaves_no_cache(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("[!.]*"))
 
 
-def test_sixty_thousand_digits_load_in_seconds_at_most(tmp_path: Path) -> None:
+def test_sixty_thousand_digits_load_in_well_under_a_second(tmp_path: Path) -> None:
     digits = {"pixels": np.zeros((60_000, 784), np.uint8)}
     files.cached_arrays(tmp_path, "digits", lambda: digits)
     start = time.perf_counter()
     files.cached_arrays(tmp_path, "digits", never)
-    assert time.perf_counter() - start < 10
+    assert time.perf_counter() - start < 1
 
 
 def test_files_load_without_numpy() -> None:

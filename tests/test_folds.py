@@ -484,7 +484,7 @@ def test_60_000_rows_in_5_folds_are_saved_and_loaded_in_under_a_second(tmp_path)
     start = time.process_time()
     folding.save(folds, ids, tmp_path / "folds.csv")
     assert equal(folding.load(tmp_path / "folds.csv"), folds)
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 1
 
 
 def test_a_fingerprint_tells_all_folds_apart():

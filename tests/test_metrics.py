@@ -336,7 +336,7 @@ def test_accuracy_of_60_000_rows_takes_milliseconds():
     start = time.perf_counter()
     for _ in range(10):
         metrics.accuracy(target, target, rows)
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 0.5
 
 
 @pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "macro_f1", "micro_f1",
