@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from hashlib import blake2b
 from pathlib import Path
@@ -22,6 +22,19 @@ Fold = tuple[Rows, Rows]  # (train_rows, valid_rows)
 Folds = Callable[[Data, Config], Iterable[Fold]]
 
 _GROUP = "group of the file"  # no header of a download is called so
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Folds as `draw` makes them, and the column or file whose groups they keep together."""
+
+    draw: Folds
+    group_column: str | None = None
+    group_file: Path | None = None
+
+    def __call__(self, data: Data, config: Config) -> Iterable[Fold]:
+        """The folds of these training rows."""
+        return self.draw(data, config)
 
 
 def shuffled(data: Data, config: Config) -> Iterable[Fold]:
@@ -68,7 +81,7 @@ def grouped(column: str) -> Folds:
         splitter = GroupKFold(config.folds, shuffle=True, random_state=config.seed)
         yield from splitter.split(np.zeros(len(groups)), groups=groups)
 
-    return _of_groups(folds, column)
+    return Grouped(folds, group_column=column)
 
 
 def stratified_grouped(column: str) -> Folds:
@@ -86,7 +99,7 @@ def stratified_grouped(column: str) -> Folds:
         splitter = StratifiedGroupKFold(config.folds, shuffle=True, random_state=config.seed)
         yield from splitter.split(np.zeros(len(classes)), classes, groups)
 
-    return _of_groups(folds, column)
+    return Grouped(folds, group_column=column)
 
 
 def grouped_by_file(path: Path, stratify: bool = False) -> Folds:
@@ -104,8 +117,7 @@ def grouped_by_file(path: Path, stratify: bool = False) -> Folds:
         rule = stratified_grouped(_GROUP) if stratify else grouped(_GROUP)
         return rule(with_groups, config)
 
-    setattr(folds, "group_file", path)  # noqa: B010  a function has no such field
-    return folds
+    return Grouped(folds, group_file=path)
 
 
 def hold_out(fraction: float, stratify: bool = False) -> Folds:
@@ -250,16 +262,7 @@ def group_file(folds: Folds) -> Path | None:
 
 def grouped_alike(made: Folds, like: Folds) -> Folds:
     """`made`, which says that it keeps together what `like` does."""
-    for name in ("group_column", "group_file"):
-        if hasattr(like, name):
-            setattr(made, name, getattr(like, name))
-    return made
-
-
-def _of_groups(folds: Folds, column: str) -> Folds:
-    """`folds`, which know the column whose values they keep together."""
-    setattr(folds, "group_column", column)  # noqa: B010  a function has no such field
-    return folds
+    return Grouped(made, group_column(like), group_file(like))
 
 
 class _Narrowed(tuple[Rows, Rows]):
