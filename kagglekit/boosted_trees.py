@@ -34,7 +34,7 @@ class BoostedTrees:
 
         Raises RuntimeError where the installed scikit-learn keeps its trees in another form.
         """
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
 
         bases, forests = [], []
         # sums of gradients by several threads end in other last bits than by one

@@ -230,9 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     written.add_argument(
         "--user", metavar="NAME", help="yours on Kaggle (default: of the credentials)"
     )
-    board = verb("leaderboard", _leaderboard, "runs with their scores, best first")
-    board.add_argument("name", nargs="?", help="one competition only")
-    board.add_argument("--rebuild", action="store_true", help="read all run folders again")
+    _add_leaderboard(verb("leaderboard", _leaderboard, "runs with their scores, best first"))
     compared = verb("compare", _compare, "which of several runs is better, and how surely")
     compared.add_argument("name", help="the competition")
     compared.add_argument("runs", nargs="*", metavar="RUN", help="two runs or more, to compare")
@@ -244,12 +242,6 @@ def _parser() -> argparse.ArgumentParser:
         help="the runs (default: all that compare with the best), and knobs, as in method=greedy",
     )  # fmt: skip
     mixed.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
-    board.add_argument("--sort", metavar="COLUMN", help="by cv, seconds, recipe, public_lb, …")
-    board.add_argument(
-        "--filter", action="append", default=[], metavar="COLUMN=VALUE",
-        help="these runs only: recipe=cnn*, cv>0.99, practice=no; may be repeated",
-    )  # fmt: skip
-    board.add_argument("--csv", action="store_true", help="CSV on stdout, every column")
     reported = verb("report", _report, "one HTML page of a run: scores, errors, pictures, cost")
     reported.add_argument("name", help="the competition")
     reported.add_argument("which", nargs="?", metavar="RUN", help="a run (default: the best by CV)")
@@ -311,6 +303,17 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="go on with an unfinished run although source or library versions differ; noted",
     )  # fmt: skip
     parser.add_argument("--slug", metavar="S", help="the competition's name on Kaggle this year")
+
+
+def _add_leaderboard(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="one competition only")
+    parser.add_argument("--rebuild", action="store_true", help="read all run folders again")
+    parser.add_argument("--sort", metavar="COLUMN", help="by cv, seconds, recipe, public_lb, …")
+    parser.add_argument(
+        "--filter", action="append", default=[], metavar="COLUMN=VALUE",
+        help="these runs only: recipe=cnn*, cv>0.99, practice=no; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--csv", action="store_true", help="CSV on stdout, every column")
 
 
 def _add_submit(parser: argparse.ArgumentParser) -> None:

@@ -172,7 +172,7 @@ def _scale(values: Array) -> tuple[Array, Array]:
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

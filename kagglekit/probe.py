@@ -175,7 +175,7 @@ def _fitted(
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     views, rows, _ = features.shape
     x = features.reshape(views * rows, -1).astype(np.float64)

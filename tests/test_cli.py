@@ -456,3 +456,25 @@ def test_control_characters_of_a_file_never_reach_the_terminal(capsys):
     told = capsys.readouterr().err
     assert "\x1b" not in told
     assert "\u202e" not in told
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise_before_torch_reads_it(
+    given: dict[str, str], spins: str | None
+) -> None:
+    watched = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    environment = {name: value for name, value in os.environ.items() if name not in watched}
+    program = (
+        "import contextlib, os, sys; from kagglekit import cli\n"
+        "with contextlib.suppress(SystemExit): cli.main(['--version'])\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env={**environment, **given, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ended.stdout.splitlines()[-1] == str(spins)
