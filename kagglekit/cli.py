@@ -421,6 +421,7 @@ def _certify(options: argparse.Namespace) -> _Outcome:
         rows=options.rows,
         kills=options.kills,
         seed=options.seed,
+        weights=options.weights,
     )
     with display.ticker() as tell:
         certificate = certify.certify(request, tell)
@@ -430,9 +431,11 @@ def _certify(options: argparse.Namespace) -> _Outcome:
 def _predict(options: argparse.Namespace) -> _Outcome:
     from . import pipeline
 
+    question = pipeline.Question(
+        options.name, options.which, options.data, options.out, options.weights
+    )
     with pipeline.visiting(options.command), _progress() as progress:
-        result = pipeline.predict(options.name, options.which, options.data, options.out, progress)
-    return _Outcome(result, "prediction")
+        return _Outcome(pipeline.predict(question, progress), "prediction")
 
 
 def _leaks(options: argparse.Namespace) -> _Outcome:

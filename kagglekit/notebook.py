@@ -13,9 +13,7 @@ from typing import Any
 from . import backbones, credentials, files, folders, problem, submitting, wheel
 from . import run as runs
 from .answering import Fitted
-from .backbones import BackboneConfig
 from .errors import UserError
-from .finetune import FinetuneConfig
 from .progress import figure
 from .run import Run
 
@@ -149,15 +147,12 @@ def _runs(fitted: Fitted) -> Iterator[tuple[str, Path]]:
 
 def _weights(fitted: Fitted) -> Iterator[tuple[str, Path]]:
     """The pretrained weights that predictors need beside what was learned."""
-    config = fitted.config
-    # a network that was trained on from them has weights of its own
-    if isinstance(config, BackboneConfig) and not isinstance(config, FinetuneConfig):
-        found = backbones.find(config)
-        beside = found.path.with_name("config.json")
-        for path in [found.path, beside] if beside.is_file() else [found.path]:
-            yield f"weights/{found.digest[:8]}/{found.model}/{path.name}", path
-    for needed in sorted(set(fitted.manifest.get("needs", {}).values())):
-        yield from _weights(Fitted(fitted.competition, Run(fitted.run.folder.parent / needed)))
+    for one in fitted.everyone():
+        if one.backbone is not None:
+            found = backbones.find(one.backbone)
+            beside = found.path.with_name("config.json")
+            for path in [found.path, beside] if beside.is_file() else [found.path]:
+                yield f"weights/{found.digest[:8]}/{found.model}/{path.name}", path
 
 
 # --- the notebook -------------------------------------------------------------------------------

@@ -701,7 +701,8 @@ def _mean(job: Job) -> Mean:
 
 def _concluded(job: Job) -> bool:
     """Whether scores and submission are of exactly the members wanted."""
-    left = [job.run.folder / name for name in ("oof.npy", "covered.npy", "test.npy", "scores.json")]
+    names = ["oof.npy", "covered.npy", "test.npy", "scores.json"]
+    left = [job.run.folder / name for name in names + ["views.json"] * _chooses_views(job)]
     whole = all(path.exists() for path in [*left, job.csv])
     finished = job.run.manifest()["finished"] is not None
     return whole and finished and job.run.members() == job.keys
@@ -780,17 +781,30 @@ def summary(job: Job) -> dict[str, Any]:
 # --- predict ------------------------------------------------------------------------------------
 
 
-@faults.explained()
-def predict(
-    name: str, wanted: str, folder: Path, out: Path | None, progress: Progress
-) -> dict[str, Any]:
-    """Let a finished run answer the test set in `folder`; where its submission was written.
+@dataclass(frozen=True)
+class Question:
+    """What a user typed after `kagglekit predict`."""
 
-    Raises UserError where the data there are not of the kind that the run was trained on.
+    name: str
+    run: str  # or the beginning of its name
+    data: Path
+    out: Path | None = None
+    weights: Path | None = None  # as typed; predictors find them by $KAGGLEKIT_WEIGHTS
+
+
+@faults.explained()
+def predict(question: Question, progress: Progress) -> dict[str, Any]:
+    """Let a finished run answer the test set in `data`; where its submission was written.
+
+    Raises UserError where the data there are not of the kind that the run was trained on, and for
+    weights that the run does not read.
     """
+    name, folder = question.name, question.data
     competition = problem.find(name)
-    fitted = Fitted(competition, runs.find(folders.runs(), name, wanted))
+    fitted = Fitted(competition, runs.find(folders.runs(), name, question.run))
     run = fitted.run
+    if question.weights is not None and not any(one.backbone for one in fitted.everyone()):
+        raise UserError(f"--weights: {run.name} has all that it needs to answer: leave it out")
     predictor = fitted.whole()
     source = folders.find_data(name, folder)
     assert source is not None
@@ -798,7 +812,7 @@ def predict(
     data = _as_trained(problem.load(competition, source.folder), fitted, source.folder)
     answers = predictor(data.split(np.arange(len(data.test)), "test"))
     decision = competition.decision(*_decided_on(run))
-    path = out or _answers_path(name, run, source.folder)
+    path = question.out or _answers_path(name, run, source.folder)
     competition.submission.write(data, decision(answers), path)
     return {
         "run": run.name,

@@ -155,10 +155,16 @@ class Run:
     def kept_views(self, fold: int | None) -> tuple[str, ...] | None:
         """The views that answer the rows of a fold, or (None) the test; None where all do.
 
-        Raises UserError for a views.json that no run writes.
+        Raises UserError for a views.json that no run writes, and where a run that has chosen its
+        views has lost it: with all of them its answers would be others.
         """
         path = self.folder / "views.json"
         if not path.exists():
+            if self._chose_views():
+                raise UserError(
+                    f"{path} is gone, which says which views answer: type the command that "
+                    "trained the run again, and it is written anew"
+                )
             return None
         told = files.read_json(path)
         try:
@@ -168,6 +174,12 @@ class Run:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{path} is not as kagglekit writes it: train it again")
         return tuple(names)
+
+    def _chose_views(self) -> bool:
+        if not (self.folder / "run.json").exists():
+            return False
+        told = self.manifest()
+        return told["finished"] is not None and told["config"].get("views") == "auto"
 
     def answers(self, key: Key) -> Answers:
         """What a finished member answered; UserError for a file that `keep` cannot have written."""
