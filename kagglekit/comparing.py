@@ -14,7 +14,7 @@ import numpy as np
 from . import contenders, faults, paired, scoring, shakeup
 from .contenders import Contender, Contest
 from .errors import UserError
-from .folds import group_column, group_file
+from .folds import group_column, group_file, time_column
 from .paired import Difference
 
 LEVEL = 0.05  # of p, adjusted for all that is compared
@@ -64,7 +64,8 @@ def compare(name: str, wanted: Sequence[str], data: Path | None = None) -> dict[
     contest = contenders.gather(name, wanted, data)
     found = pairs(contest)
     scores = contest.judged.whole()
-    column, path = group_column(contest.competition.folds), group_file(contest.competition.folds)
+    folds, blocks = contest.competition.folds, contest.judged.blocks
+    column, path = group_column(folds), group_file(folds)
     return {
         "competition": name,
         "metric": contest.competition.metric.name,
@@ -72,8 +73,10 @@ def compare(name: str, wanted: Sequence[str], data: Path | None = None) -> dict[
         "rows": len(contest.rows),
         "units": contest.judged.units,
         "groups": column if path is None else path.name,
+        "times": time_column(folds),
+        "block": None if blocks is None else blocks.span,
         "runs": [
-            _told(one, float(scores[place]), contest.drawn[:, place])
+            _told(one, float(scores[place]), contest.drawn_alone(place))
             for place, one in enumerate(contest.contenders)
         ],
         "pairs": [_pair(pair) for pair in found],

@@ -77,6 +77,16 @@ class Contest:
         """(draws, runs) scores of rows drawn with replacement, in the contenders' order."""
         return paired.bootstrap(self.judged)
 
+    def drawn_alone(self, place: int) -> np.ndarray:
+        """(draws,) scores of one contender: what its own interval is made of.
+
+        In time its errors may be carried on for longer than its differences from others, and
+        then it is drawn in blocks of its own.
+        """
+        if self.judged.blocks is None:
+            return self.drawn[:, place]
+        return paired.bootstrap(self.judge([self.contenders[place].decided]))[:, 0]
+
     def judge(self, decided: Sequence[np.ndarray]) -> Judged:
         """The same of other decided answers (train rows, ...)."""
         answers = [part[self.rows] for part in decided]

@@ -18,7 +18,7 @@ from . import calibration, diagnosis, files, folders, leaderboard, paired, probl
 from . import folds as fold_rules
 from . import run as runs
 from .competition import Competition
-from .data import Data
+from .data import INDEPENDENT, Data, Dependence
 from .errors import UserError
 from .folds import Fold
 from .run import Run
@@ -144,6 +144,13 @@ class Evidence:
         groups = fold_rules.groups(self.data, folds)
         return None if groups is None else groups[self.rows].astype(str)
 
+    @cached_property
+    def moments(self) -> np.ndarray | None:
+        """(rows,) the rows' times as numbers, where folds go forward in time and data are here."""
+        if self.data is None:
+            return None
+        return fold_rules.dependence(self.data, self.competition.folds).of(self.rows).moments
+
     @property
     def group_column(self) -> str | None:
         """The column whose values the folds keep together, where it is known here."""
@@ -155,15 +162,14 @@ class Evidence:
     ) -> tuple[float, float] | None:
         """Of the metric of the rows at these positions, at 95 %, as `compare` gives it.
 
-        Groups are drawn whole, but for `by_row`, inside of one group. None where the score does
-        not vary, or too few rows have one.
+        Groups are drawn whole and times in blocks, but for `by_row`, inside of one group. None
+        where the score does not vary, or too few rows have one.
         """
-        groups = None if by_row else self.groups
-        labels = None if groups is None else np.unique(groups[at], return_inverse=True)[1]
+        dependence = INDEPENDENT if by_row else Dependence(self.groups, self.moments).of(at)
         table = self.table.iloc[at]
         metric = self.competition.metric
         try:
-            judged = paired.judged(metric, self.target[at], [self.decided[at]], table, labels)
+            judged = paired.judged(metric, self.target[at], [self.decided[at]], table, dependence)
             drawn = paired.bootstrap(judged) if draws is None else judged.resampled(draws, seed=0)
         except KeyError:  # a metric that reads columns, and the data are not here
             return None

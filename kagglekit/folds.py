@@ -263,8 +263,14 @@ def dependence(data: Data, folds: Folds) -> Dependence:
 
     Raises UserError where `groups` does, and for a column of times that is missing or has gaps.
     """
-    column: str | None = getattr(folds, "time_column", None)
+    column = time_column(folds)
     return Dependence(groups(data, folds), None if column is None else _moments(data, column))
+
+
+def time_column(folds: Folds) -> str | None:
+    """The column whose order these folds go forward in; None where they do not."""
+    column: str | None = getattr(folds, "time_column", None)
+    return column
 
 
 def group_file(folds: Folds) -> Path | None:
@@ -275,7 +281,7 @@ def group_file(folds: Folds) -> Path | None:
 
 def grouped_alike(made: Folds, like: Folds) -> Folds:
     """`made`, which says that it keeps together, and in order, what `like` does."""
-    return Grouped(made, group_column(like), group_file(like), getattr(like, "time_column", None))
+    return Grouped(made, group_column(like), group_file(like), time_column(like))
 
 
 class _Narrowed(tuple[Rows, Rows]):

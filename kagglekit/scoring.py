@@ -226,10 +226,10 @@ def judge(
 ) -> paired.Judged:
     """Several decided answers to training rows, as scores of any resampling of these rows.
 
-    `decided` are (rows, ...) each; rows of a group that folds keep together are drawn together.
+    `decided` are (rows, ...) each. Rows of a group that folds keep together are drawn together;
+    where folds go forward in time, neighbours are.
     """
-    groups = fold_rules.groups(data, competition.folds)
-    own = None if groups is None else np.unique(groups[rows], return_inverse=True)[1]
+    own = fold_rules.dependence(data, competition.folds).of(rows)
     return paired.judged(competition.metric, data.target[rows], decided, data.train.iloc[rows], own)
 
 
