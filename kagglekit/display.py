@@ -385,7 +385,8 @@ def _leaderboard(result: Json) -> RenderableType:
 
 def _report(result: Json) -> RenderableType:
     told = f"{result['report']}   {size(result['bytes'])}; open it in a browser"
-    return Group(Text(result["summary"]), Text(told, "dim"))
+    lacking = [Text(f"{result['unfinished']}.", "yellow")] if result["unfinished"] else []
+    return Group(*lacking, Text(result["summary"]), Text(told, "dim"))
 
 
 def _board(result: Json) -> RenderableType:

@@ -636,6 +636,7 @@ def _conclude(job: Job) -> None:
     """Score what the members answered, write the submission, and note the run as finished."""
     competition, data, folder = job.problem.competition, job.data, job.run.folder
     _note(job, finished=None)  # until all files are of the same members again
+    (folder / board.REPORT).unlink(missing_ok=True)  # of what there was before
     members = {key: _answered(job, key) for key in job.keys}
     if _chooses_views(job):
         _choose_views(job, members)
@@ -722,27 +723,8 @@ def _test_answers(job: Job, members: Mapping[Key, Answers]) -> np.ndarray:
 
 
 def _scores(job: Job, members: Mapping[Key, Answers]) -> dict[str, Any]:
-    competition, data = job.problem.competition, job.data
-    scored = {key: answers for key, answers in members.items() if key.fold is not None}
-    by_fold = scoring.by_fold(scored, competition.combine)
-    kept = job.run.kept_views(None)
-    views = scoring.score_views(competition, data, scored, _mean(job))
-    return {
-        "metric": competition.metric.name,
-        "greater_is_better": competition.metric.greater_is_better,
-        **scoring.score_folds(competition, data, by_fold),
-        "members": [
-            {
-                "fold": key.fold,
-                "seed": key.seed,
-                "score": scoring.score_member(competition, data, answers.valid_rows, answers.valid),
-            }
-            for key, answers in scored.items()
-        ],
-        "repeats": scoring.score_seeds(competition, data, scored),
-        "calibration": scoring.score_calibration(competition, data, by_fold),
-        "views": [{**view, "kept": kept is None or view["name"] in kept} for view in views],
-    }
+    competition, kept = job.problem.competition, job.run.kept_views(None)
+    return scoring.score_run(competition, job.data, members, _mean(job), kept)
 
 
 def _practice_score(job: Job, decided: np.ndarray) -> float | None:

@@ -47,8 +47,8 @@ Json = dict[str, Any]
 def write(name: str, wanted: str | None = None) -> Json:
     """Write the report of run `wanted` of a competition, or of its best; what is in it, as JSON.
 
-    The page is `runs/<name>/<run>/report.html`. Raises UserError where there is no such run, or
-    it is not finished.
+    The page is `runs/<name>/<run>/report.html`; of a run that is not finished it shows what there
+    is, and says what is missing. Raises UserError where there is no such run, or no answer of it.
     """
     found = evidence.gather(name, wanted)
     report = _Report(found)
@@ -63,6 +63,7 @@ def write(name: str, wanted: str | None = None) -> Json:
         "report": str(path),
         "bytes": len(page.encode()),
         "summary": values["summary"],
+        "unfinished": found.unfinished or None,
         "cv": found.scores["cv"],
         "interval": values["interval"],
         "rows": len(found.rows),
@@ -90,6 +91,7 @@ class _Report:
             "manifest": {"forced": [], "command": "", "rows": None, **found.manifest},
             "scores": found.scores,
             "missing": found.missing,
+            "unfinished": found.unfinished,
             "interval": self.interval,
             "summary": self.summary,
             "tiles": self.tiles,
@@ -102,13 +104,20 @@ class _Report:
             "calibration": self.calibration,
             "slices": self.slices,
             "groups": self.groups,
-            "drawn": "rows" if found.groups is None else "whole groups",
+            "drawn": self.drawn,
             "residuals": self.residuals,
             "leaders": self.leaders,
             "cost": self.cost,
             "config": self.config,
             "store": self.store,
         }
+
+    @property
+    def drawn(self) -> str:
+        """What is resampled."""
+        if self.found.moments is not None:
+            return "blocks of neighbours in time"
+        return "rows" if self.found.groups is None else "whole groups"
 
     # --- the whole ------------------------------------------------------------------------------
 
@@ -535,7 +544,7 @@ class _Report:
         assert found.data is not None
         x = found.table[variable].to_numpy(float)
         elsewhere = found.data.test[variable].to_numpy(float)
-        test = files.read_array(found.run.folder / "test.npy").reshape(len(elsewhere), -1)[:, 0]
+        test = found.tested.reshape(len(elsewhere), -1)[:, 0]
         order = np.argsort(elsewhere, kind="stable")
         name = found.outputs[0]
         told = [f"{found.ids[at]}: residual {answers[at] - truth[at]:.3g}" for at in self.hardest]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -205,8 +206,53 @@ def test_what_cannot_be_reported_is_told_in_a_sentence(project):
         report.write("toy")
     manifest = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(manifest | {"finished": None}))
-    with pytest.raises(UserError, match=r"is not finished: `kagglekit train toy line"):
+    answers = list(run.glob("*/answers.npz"))
+    for path in answers:
+        path.rename(path.with_suffix(".bak"))
+    with pytest.raises(
+        UserError, match=r"none of its folds has answered yet: `kagglekit train toy"
+    ):
         report.write("toy", run.name)
+    for path in answers:
+        path.with_suffix(".bak").rename(path)
+    (run / "fold1-seed0" / "answers.npz").write_bytes(
+        (run / "fold0-seed0" / "answers.npz").read_bytes()
+    )
+    with pytest.raises(UserError, match=r"fold1-seed0.*answers other rows than folds.csv says"):
+        report.write("toy", run.name)
+    shutil.rmtree("data")
+    with pytest.raises(UserError, match="cannot be scored so far: the training data are no longer"):
+        report.write("toy", run.name)
+
+
+@pytest.mark.parametrize("refitted", [False, True])
+def test_of_an_unfinished_run_there_is_a_report_of_what_there_is(project, capsys, refitted):
+    toys.write(project)
+    name = "refitted" if refitted else "curve"
+    toys.trap("fit-interrupt", 4 if refitted else 3)
+    typed = ["train", "toy", name, "--json"]
+    assert cli.main(typed) == 130
+    (run,) = Path("runs/toy").glob(f"{name}-*")
+    capsys.readouterr()
+    assert cli.main(["report", "toy", run.name]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    lacking = "all-seed0" if refitted else "fold2-seed0"
+    done = "3 of 4" if refitted else "2 of 3"
+    command = f"`kagglekit train toy {name} --json`"
+    sentence = f"Not finished: {done} members have answered, {lacking} is missing; {command}"
+    assert sentence in shown
+    page = Page(run / report.FILE)
+    assert_safe(page)
+    assert sentence in " ".join(page.text.split())
+    before = page.figures
+
+    assert cli.main(typed) == 0
+    assert not (run / report.FILE).exists()  # it was of what there was
+    report.write("toy", run.name)
+    page = Page(run / report.FILE)
+    assert "Not finished" not in page.text
+    assert page.figures["fold0"] == before["fold0"]
+    assert (page.figures["cv"] == before["cv"]) == refitted
 
 
 @pytest.mark.skipif(browser.PROGRAM is None, reason="needs Chromium")
