@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -29,12 +30,13 @@ from .progress import duration, figure
 from .strips import Scale
 
 FILE = board.REPORT
-SHOWN = 24  # of the worst rows, and of likely label errors
+SHOWN = 24  # of the worst rows, of outputs, and of likely label errors
 _MOST_CLASSES = 20  # of a matrix; of more, those with the most errors
 _CELL_ROWS = 12  # behind a cell
 _CELLS_ROWS = 1500  # behind all cells together
 _PICTURE_BYTES = 5_000_000  # of all pictures behind cells
 _MOST_OUTPUTS = 6  # that are drawn
+_TRIPLES = 9  # of input, truth and answer, the worst rows and the best
 _MOST_FACTS = 8  # columns of a row that are shown
 _MOST_GROUPS = 12
 _MOST_SLICED = 24  # columns, a quarter of them where the metric is slow; the light comes last
@@ -439,7 +441,55 @@ class _Report:
         names = found.outputs[:_MOST_OUTPUTS]
         told = ["truth", "answer", "residual"] if len(names) == 1 else [f"Δ {n}" for n in names]
         headers = ["id", "fold", *(name for name, _ in cards[0]["facts"]), *told]
-        return {"cards": cards, "share": share, "single": len(names) == 1, "headers": headers}
+        return {
+            "cards": cards,
+            "share": share,
+            "single": len(names) == 1,
+            "headers": headers,
+            "drawn": self._drawn_answers(),
+        }
+
+    def _drawn_answers(self) -> Json | None:
+        """Input, truth and answer of the worst rows and the best, where answers are pictures."""
+        losses, shape = self.found.losses, self.canvas
+        if losses is None or shape is None:
+            return None
+        order = np.argsort(-losses, kind="stable")
+        best = order[::-1][: min(_TRIPLES, len(order) // 2)]
+        return {
+            "worst": [self._triple(int(at), shape) for at in order[:_TRIPLES]],
+            "best": [self._triple(int(at), shape) for at in best],
+        }
+
+    @cached_property
+    def canvas(self) -> tuple[int, ...] | None:
+        """The shape of the picture that an answer is: its row's own, or its height and width.
+
+        None where answers are no pictures, number by number.
+        """
+        found = self.found
+        if found.kind != "numbers" or not self.pictured or found.data is None:
+            return None
+        seen = found.data.look(int(found.rows[0]))
+        width = found.answers.shape[1]
+        if seen is None or width <= _MOST_OUTPUTS:
+            return None
+        plain = tuple(length for length in seen.shape if length not in (1, 3))
+        return next((s for s in (seen.shape, plain) if math.prod(s) == width and len(s) > 1), None)
+
+    def _triple(self, at: int, shape: tuple[int, ...]) -> Json:
+        """A row's input, truth and answer as pictures; truth and answer on one scale of greys."""
+        found = self.found
+        assert found.data is not None
+        pair = np.stack([found.target[at], found.decided[at]]).astype(np.float64)
+        low, high = float(pair.min()), float(pair.max())
+        spread = np.rint(255 * (pair - low) / (high - low if high > low else 1)).astype(np.uint8)
+        truth, answer = spread.reshape(2, *shape)
+        seen = found.data.look(int(found.rows[at]))
+        drawn = {"input": seen, "truth": truth, "answer": answer}
+        pictures = {name: asdict(thumbnails.of(part)) for name, part in drawn.items()
+                    if thumbnails.drawable(part)}  # fmt: skip
+        return {"id": str(found.ids[at]), "fold": int(found.fold[at]), "pictures": pictures}
 
     @cached_property
     def slices(self) -> Json | None:
@@ -525,9 +575,10 @@ class _Report:
             "thinned": len(found.rows) > len(drawing.thinned(len(found.rows))),
             "drawn": len(drawing.thinned(len(found.rows))),
             "outputs": [
-                {"name": name, **_errors(truth[:, n], answers[:, n])}
-                for n, name in enumerate(names)
+                {"name": names[n], **_errors(truth[:, n], answers[:, n])}
+                for n in _largest(answers - truth)
             ],
+            "all": len(names),
         }
 
     def _variable(self) -> str | None:
@@ -649,6 +700,12 @@ def _seed_headers(seeds: Sequence[int]) -> list[str]:
     if len(seeds) < 2:
         return ["score"]
     return ["seeds together", *(f"seed {seed}" for seed in seeds)]
+
+
+def _largest(left: np.ndarray) -> list[int]:
+    """Outputs in their order; of very many those with the largest residuals (rows, outputs)."""
+    order = np.argsort(-(left**2).mean(axis=0), kind="stable")[:SHOWN]
+    return [int(number) for number in np.sort(order)]
 
 
 def _errors(truth: np.ndarray, answers: np.ndarray) -> dict[str, float | None]:

@@ -196,6 +196,51 @@ def test_rows_of_a_table_show_groups_slices_and_facts_and_without_data_say_so(pr
     assert "+0.12" in Page(run / report.FILE).text
 
 
+CLEANED = """
+from dataclasses import replace
+
+
+def load(folder):
+    data, rng = tables.regression(folder), np.random.default_rng(0)
+    clean = rng.integers(0, 2, (90, 6, 8)) * 1.0
+    seen = np.clip(clean * 150 + rng.normal(50, 60, clean.shape), 0, 255).astype(np.uint8)
+    sample = data.sample[["id"]].assign(**{f"p{n}": "0.5" for n in range(48)})
+    return replace(data, target=clean[:60].reshape(60, 48), sample=sample,
+                   train_inputs=seen[:60, None], test_inputs=seen[60:, None])
+
+
+class Pixels:
+    def fit(self, x, y, seed):
+        toys.fitted("pixels")
+        return {"level": np.array([x.mean()])}
+
+    def predict(self, state, x):
+        return (x.reshape(len(x), -1) > state["level"]) * 1.0
+
+
+competition = replace(competition, load=load, recipes={
+    "pixels": Estimator(lambda config: Pixels(), LineConfig(folds=3))})
+"""
+
+
+def test_answers_that_are_pictures_are_shown_beside_input_and_truth(project):
+    toys.write(project, CLEANED)
+    run = trained("toy", "pixels")
+    report.write("toy")
+    page = Page(run / report.FILE)
+    assert_safe(page)
+    drawn = [a["alt"] for a in page.of("img")]
+    assert len(drawn) == 3 * (9 + 9)
+    losses = ((np.load(run / "oof.npy") - np.load(run / "target.npy")) ** 2).mean(1)
+    ids = pd.read_csv("data/toy/train.csv")["id"].astype(str)
+    assert {f"row {ids[losses.argmax()]}, {part}" for part in ("input", "truth", "answer")} <= {
+        *drawn[:27]
+    }
+    assert losses.max() > 2 * losses.min()
+    assert "rows answered best" in page.text
+    assert "The 24 of 48 outputs" in page.text
+
+
 def test_what_cannot_be_reported_is_told_in_a_sentence(project):
     toys.write(project)
     with pytest.raises(UserError, match="no finished run of toy"):
