@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import config as configs
-from . import contenders, devices, faults, files, folders, mixing, pipeline, stamps
+from . import contenders, devices, faults, files, folders, mixing, pipeline, problem, stamps
 from .blend import RECIPE, Blend, BlendConfig
 from .contenders import Contender, Contest
 from .data import Split
@@ -60,6 +60,7 @@ def _wanted(request: Request, progress: Progress) -> Sequence[str]:
         raise UserError(f"a blend of {request.wanted[0]} alone is that run: name two runs or more")
     if request.wanted:
         return request.wanted
+    problem.find(request.name)  # a name mistyped is no run that is missing
     home = folders.runs() / request.name
     found = [name for name in contenders.comparable(request.name)
              if Run(home / name).manifest()["recipe"] != RECIPE]  # fmt: skip

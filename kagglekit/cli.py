@@ -257,11 +257,13 @@ def _add_deciding(verbs: _Verbs) -> None:
     """The verbs that look at finished runs."""
     _add_leaderboard(verbs.add("leaderboard", _leaderboard, "runs with their scores, best first"))
     compared = verbs.of("compare", _compare, "which of several runs is better, and how surely")
-    compared.add_argument("runs", nargs="*", metavar="RUN", help="two runs or more, to compare")
+    compared.add_argument(
+        "runs", nargs="*", default=[], metavar="RUN", help="two runs or more, to compare"
+    )
     _add_data(compared)
     mixed = verbs.of("blend", _blend, "mix finished runs into one of its own, scored honestly")
     mixed.add_argument(
-        "assignments", nargs="*", metavar="RUN key=value",
+        "assignments", nargs="*", default=[], metavar="RUN key=value",
         help="the runs (default: all that compare with the best), and knobs, as in method=greedy",
     )  # fmt: skip
     _add_data(mixed)
@@ -281,9 +283,7 @@ def _add_upkeep(verbs: _Verbs) -> None:
     practice = verbs.of("practice", _practice, "write offline stand-in data")
     practice.add_argument("kind", nargs="?", help="which practice data, where there are several")
     served = verbs.of("practice-server", _practice_server, "Kaggle in a box, for practice data")
-    served.add_argument(
-        "--port", type=_positive, default=8765, metavar="N", help="where it listens"
-    )
+    served.add_argument("--port", type=_port, default=8765, metavar="N", help="where it listens")
     served.add_argument("--limit", type=_positive, default=5, metavar="N", help="submissions a day")
 
 
@@ -309,7 +309,7 @@ def _add_wanted(parser: argparse.ArgumentParser) -> None:
     """What is trained, by `train` and `certify` alike."""
     parser.add_argument("name", help="the competition")
     parser.add_argument(
-        "assignments", nargs="*", metavar="RECIPE key=value",
+        "assignments", nargs="*", default=[], metavar="RECIPE key=value",
         help="the recipe (default: the competition's first), and knobs to change",
     )  # fmt: skip
     _add_data(parser)
@@ -375,7 +375,9 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
 
 def _add_clean(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="one competition only, and none of the caches")
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="these runs, also finished ones")
+    parser.add_argument(
+        "runs", nargs="*", default=[], metavar="RUN", help="these runs, also finished ones"
+    )
     parser.add_argument("--unfinished", action="store_true", help="unfinished runs too")
     parser.add_argument(
         "--older-than",
@@ -402,6 +404,12 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above zero")
     return value
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: it goes from 1 to 65535")
+    return int(text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import contenders, faults, paired, scoring, shakeup
+from . import contenders, faults, paired, problem, scoring, shakeup
 from .contenders import Contender, Contest
 from .errors import UserError
 from .folds import group_column, group_file, time_column
@@ -59,6 +59,7 @@ def compare(name: str, wanted: Sequence[str], data: Path | None = None) -> dict[
 
     Raises UserError for fewer than two runs, and where `contenders.gather` does.
     """
+    problem.find(name)
     if len(wanted) < 2:
         raise UserError(f"compare wants two runs or more: kagglekit compare {name} RUN_A RUN_B")
     contest = contenders.gather(name, wanted, data)

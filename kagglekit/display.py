@@ -375,6 +375,8 @@ def _cleaned(plans: tuple[cleaning.Plan, cleaning.Plan]) -> RenderableType:
 
 def _leaderboard(result: Json) -> RenderableType:
     if not result["runs"]:
+        if result["all"]:
+            return Text(f"no run of {_count(result['all'], 'run')} passes --filter")
         return Text("no runs yet: `kagglekit train NAME` makes one")
     table = leaderboard.table([leaderboard.Row(**row) for row in result["runs"]])
     told = result["kaggle"]

@@ -258,9 +258,10 @@ def now() -> str:
 def find(runs: Path, competition: str, wanted: str) -> Run:
     """The run whose name is, or uniquely begins with, `wanted`; earlier states by full name only.
 
-    Raises UserError when there is none, or more than one.
+    The path of its folder will do too. Raises UserError when there is none, or more than one.
     """
     folder = runs / competition
+    wanted = typed_name(folder, wanted)
     known = sorted(path.name for path in folder.glob("[!.]*/run.json") for path in [path.parent])
     if wanted in known:
         return Run(folder / wanted)
@@ -275,6 +276,13 @@ def find(runs: Path, competition: str, wanted: str) -> Run:
         f"no run {wanted!r} of {competition} in {runs}; "
         + (f"there are: {_some(known)}" if known else f"kagglekit train {competition} makes one")
     )
+
+
+def typed_name(folder: Path, typed: str) -> str:
+    """The name of a run in `folder` where its path was typed, as shells complete it."""
+    path = Path(typed)
+    beside = path.name != typed and path.parent.resolve() == folder.resolve()
+    return path.name if beside else typed
 
 
 def set_aside(run: Run) -> Path | None:

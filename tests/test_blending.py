@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,23 @@ def test_a_part_with_more_seeds_makes_another_blend(
     assert "blend the runs again" in capsys.readouterr().err
     assert main(["notebook", "toy", before, "--user", "jane"]) == 2
     assert typed("blend", "toy", "method=mean")["run"] != before
+
+
+def test_a_blend_of_practice_runs_is_a_practice_run(typed: Any) -> None:
+    shutil.rmtree("data/toy")
+    runs = [typed("train", "toy", name) for name in ("line", "curve")]
+    assert all(run["data"]["kind"] == "practice" for run in runs)
+    told = typed("blend", "toy", "method=mean")
+    assert told["data"]["kind"] == "practice"
+    assert told["practice_lb"] > 0
+
+
+def test_a_competition_s_name_that_is_mistyped_is_no_missing_run(
+    typed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in (["blend"], ["compare"], ["compare", "a", "b"], ["blend", "a", "b"]):
+        assert main([verb[0], "toyy", *verb[1:]]) == 2
+        assert "did you mean 'toy'?" in capsys.readouterr().err
 
 
 def test_what_cannot_be_blended_is_refused(typed: Any, capsys: pytest.CaptureFixture[str]) -> None:
