@@ -55,6 +55,8 @@ def write(name: str, wanted: str | None, user: str | None) -> dict[str, Any]:
     run = _run(name, wanted)
     fitted = Fitted(competition, run)
     fitted.check_parts()
+    for one in fitted.everyone():
+        one.run.kept_views(None)  # a list that is lost is told here, not in the offline notebook
     names = _Names(_user(user), _slug(name, run.name))
     target = folders.submissions() / name / f"{run.name}.notebook"
     slug = fitted.manifest.get("slug") or competition.slug

@@ -117,6 +117,7 @@ def test_a_rotated_six_is_caught_by_its_own_numbers(
     told = kept.read_bytes()
     kept.unlink()
     for lost in (["predict", "digits", chosen["run"], "--data", "data/digits"],
+                 ["notebook", "digits", chosen["run"], "--user", "jane"],
                  ["compare", "digits", chosen["run"], every["run"]]):  # fmt: skip
         assert main(lost) == 2
         assert "views.json is gone" in capsys.readouterr().err
