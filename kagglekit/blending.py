@@ -211,20 +211,24 @@ class _Part:
 
 
 def _told(contest: Contest, run: Run) -> dict[str, Any]:
-    """What the test answers were mixed of, and how: the fit on all rows, else the last fold's."""
+    """What the test answers were mixed of, and how: the fit on all rows, else the last fold's.
+
+    The parts' scores are of the rows that the blend has answered, the best first.
+    """
     keys = run.members()
     learned = files.read_arrays(run.member(keys[-1]) / "weights.npz")
     shares = learned["weights"].mean(axis=1) if "weights" in learned else None
     places = {name: place for place, name in enumerate(sorted(c.name for c in contest.contenders))}
-    scores = contest.judged.whole()
-    return {
-        "method": str(learned["method"]),
-        "parts": [
-            {
-                "run": one.name,
-                "cv": float(score),
-                "weight": None if shares is None else float(shares[places[one.name]]),
-            }
-            for one, score in zip(contest.contenders, scores, strict=True)
-        ],
-    }
+    rows = np.flatnonzero(files.read_array(run.folder / "covered.npy"))
+    alike = replace(contest, rows=rows)
+    parts: list[dict[str, Any]] = [
+        {
+            "run": one.name,
+            "cv": float(score),
+            "weight": None if shares is None else float(shares[places[one.name]]),
+        }
+        for one, score in zip(contest.contenders, alike.judged.whole(), strict=True)
+    ]
+    better = contest.competition.metric.greater_is_better
+    parts.sort(key=lambda part: part["cv"], reverse=better)
+    return {"method": str(learned["method"]), "parts": parts}

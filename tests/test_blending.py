@@ -182,6 +182,9 @@ def test_folds_that_go_forward_in_time_are_blended_from_the_second_on(
     assert len(pd.read_csv(told["submission"])) == 30
     compared = typed("compare", "toy", told["run"], runs[0])
     assert compared["rows"] == 28
+    own = {run["run"]: run["cv"] for run in compared["runs"]}
+    (part,) = (part for part in told["parts"] if part["run"] == runs[0])
+    assert part["cv"] == pytest.approx(own[runs[0]])  # of the rows that the blend has answered
     assert len(tasks) == 2
     assert all(len(np.unique(task.dependence.moments)) == len(task.target) / 2 for task in tasks)
     assert main(["blend", "toy", *runs]) == 0
