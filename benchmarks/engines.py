@@ -1,8 +1,8 @@
-"""Members stacked against the same members one by one, on the CPU.
+"""Members stacked, and side by side, against the same members one by one, on the CPU.
 
-`python benchmarks/stacked.py DIR [dense|neural]`, with fit_1d's data in DIR. Prints, for networks
-of several widths, the time of each engine for the same epochs (whole `fit`, the decision included,
-in turn in one process on one thread, the least of the repeats), and their ratio.
+`python benchmarks/engines.py DIR [dense|neural]`, with fit_1d's data in DIR. Prints, for networks
+of several widths, what each engine takes for the same epochs (whole `fit`, the decision included,
+in turn in one process, the least of the repeats), and how many times as fast as one by one it is.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from kagglekit import Config, Network, NetworkConfig, competition, folds, regression, tables
@@ -58,22 +56,20 @@ def seconds(recipe: Any, data: Any, seeds: int, config: Any) -> float:
 
 
 def compare(name: str, recipe: Any, data: Any, seeds: int, config: Any, repeats: int = 3) -> None:
-    times: dict[str, list[float]] = {"solo": [], "stacked": []}
+    times: dict[str, list[float]] = {"solo": [], "stacked": [], "streams": []}
     seconds(recipe, data, 1, replace(config, engine="stacked", epochs=1, polish=0))  # imports
     for _ in range(repeats):
         for engine, found in times.items():
             found.append(seconds(recipe, data, seeds, replace(config, engine=engine)))
-    solo, stacked = (min(found) for found in times.values())
-    ratios = np.divide(times["solo"], times["stacked"])
-    print(f"{name:28} {5 * seeds:3} members  solo {solo:6.2f} s  stacked {stacked:6.2f} s  "
-          f"{solo / stacked:.2f}x  (each repeat {' '.join(f'{r:.2f}' for r in ratios)})",
-          flush=True)  # fmt: skip
+    least = {engine: min(found) for engine, found in times.items()}
+    told = [f"{engine} {taken:6.2f} s ({least['solo'] / taken:.2f}x)"
+            for engine, taken in least.items()]  # fmt: skip
+    print(f"{name:20} {5 * seeds:3} members  {'  '.join(told)}", flush=True)
 
 
 def main(folder: str, *wanted: str) -> None:
     """Compare on the practice data of fit_1d in `folder`."""
     logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
     data = tables.regression(Path(folder))
     rows = lambda split, config: split.tensors()  # noqa: E731
     quick = {"batch_size": 128, "precision": "fp32", "compile": "off", "score_every": 0}
