@@ -24,14 +24,19 @@ def derive(seed: int, *purpose: str | int) -> int:
 
 def seed_all(seed: int) -> None:
     """Seed Python, NumPy and torch, on the CPU and on every device in use."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
+    seed_cpu(seed)
     # not `torch.manual_seed`: where there is no GPU, it keeps a stack trace of every call
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
+
+
+def seed_cpu(seed: int) -> None:
+    """Seed Python, NumPy and torch on the CPU alone."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
 
 
 def generator(device: torch.device, seed: int) -> torch.Generator:
@@ -44,9 +49,7 @@ def isolated(seed: int) -> Iterator[None]:
     """Seed Python, NumPy and torch's CPU generator for a moment, then put them back."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
+        seed_cpu(seed)
         try:
             yield
         finally:
