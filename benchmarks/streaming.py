@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -72,14 +73,29 @@ def torchvision(options: argparse.Namespace) -> Epoch:
     return lambda epoch: ([part.to(place, non_blocking=True) for part in batch] for batch in loader)
 
 
-def seconds(epoch: Epoch, number: int, step: Callable[[object], object] = id) -> float:
-    """How long an epoch takes, from the call to the end of its last step."""
-    devices.synchronise(devices.device())
-    began = time.perf_counter()
-    for batch in epoch(number):
-        step(batch)
-    devices.synchronise(devices.device())
-    return time.perf_counter() - began
+@dataclass
+class Spent:
+    """Seconds of some epochs, from the call to the end of the last step."""
+
+    whole: float = 0.0
+    loading: float = 0.0  # of the main process, waiting for batches included
+    computing: float = 0.0  # CPU seconds of the main process
+
+    def epoch(self, batches: Iterable[object], step: Callable[[object], object] = id) -> None:
+        """Add an epoch."""
+        devices.synchronise(devices.device())
+        began, used = time.perf_counter(), time.process_time()
+        coming = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(coming, None)
+            self.loading += time.perf_counter() - asked
+            if batch is None:
+                break
+            step(batch)
+        devices.synchronise(devices.device())
+        self.whole += time.perf_counter() - began
+        self.computing += time.process_time() - used
 
 
 def learner(options: argparse.Namespace) -> Callable[[list[torch.Tensor]], None]:
@@ -115,9 +131,9 @@ def loaders_alone(options: argparse.Namespace) -> None:
     found: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(options.repeats + 1):  # the first fills caches and starts workers
         for name, epoch in ways.items():
-            spent = seconds(epoch, number)
-            images = len(options.photographs[0]) // options.batch * options.batch
-            found[name] += [images / spent] if number else []
+            spent = Spent()
+            spent.epoch(epoch(number))
+            found[name] += [_images(options) / spent.whole] if number else []
     print("| images a second, no training | median | range |\n|---|---|---|")
     for name, rates in found.items():
         print(f"| {name} | {statistics.median(rates):,.0f} | {_range(rates, ',.0f')} |", flush=True)
@@ -165,19 +181,37 @@ def training(options: argparse.Namespace) -> None:
     ways = {"streamed": streamed(options, "auto").batches, "on device": resident(options).batches}
     for number in range(2):  # fills the cache, starts workers, warms kernels up
         for epoch in ways.values():
-            seconds(epoch, number, step)
-    found: dict[str, list[float]] = {name: [] for name in ways}
+            Spent().epoch(epoch(number), step)
+    found: dict[str, list[Spent]] = {name: [] for name in ways}
     for repeat in range(options.repeats):
         for name, epoch in ways.items():
-            first = 2 + repeat * options.epochs
-            spent = sum(seconds(epoch, first + number, step) for number in range(options.epochs))
-            images = len(options.photographs[0]) // options.batch * options.batch
-            found[name].append(options.epochs * images / spent)
-    ratios = [one / other for one, other in zip(*found.values(), strict=True)]
-    print("\n| training, images a second | median | range |\n|---|---|---|")
-    for name, rates in found.items():
-        print(f"| {name} | {statistics.median(rates):,.1f} | {_range(rates, ',.1f')} |")
-    print(f"| streamed / on device | {statistics.median(ratios):.3f} | {_range(ratios, '.3f')} |")
+            found[name].append(Spent())
+            for number in range(options.epochs):
+                found[name][-1].epoch(epoch(2 + repeat * options.epochs + number), step)
+    images, streams, residents = options.epochs * _images(options), *found.values()
+    print("\n| training | images a second | range | ms a batch in the loader | CPU ms a batch |")
+    print("|---|---|---|---|---|")
+    for name, spents in found.items():
+        rates = [images / spent.whole for spent in spents]
+        each = 1e3 * options.batch / images
+        loading = each * statistics.median(spent.loading for spent in spents)
+        computing = each * statistics.median(spent.computing for spent in spents)
+        print(f"| {name} | {statistics.median(rates):,.1f} | {_range(rates, ',.1f')} |"
+              f" {loading:.2f} | {computing:.1f} |")  # fmt: skip
+    for what in ("whole", "computing"):
+        ratios = [
+            getattr(there, what) / getattr(here, what)
+            for here, there in zip(streams, residents, strict=True)
+        ]
+        speed = "speed" if what == "whole" else "by CPU time of the main process"
+        print(f"streamed / on device, {speed}: {statistics.median(ratios):.3f}"
+              f" ({_range(ratios, '.3f')})")  # fmt: skip
+
+
+def _images(options: argparse.Namespace) -> int:
+    """Images of an epoch, whose last incomplete batch is left out."""
+    count = len(options.photographs[0])
+    return int(count // options.batch * options.batch)
 
 
 def _range(values: list[float], form: str) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,15 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, default_collate
+from torch.utils.data import Dataset, TensorDataset
 
 from . import devices
 from .config import NetworkConfig
 from .errors import UserError
-from .randomness import derive, generator, isolated, seed_cpu
+from .prefetching import Batch as Batch
+from .prefetching import Schedule, Stream
+from .randomness import derive, generator
 
-Batch = list[Tensor]
 Batches = Callable[..., Iterator[Batch]]  # (epoch, first batch = 0) -> its batches
+
+_ENDLESS = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,21 @@ class Loader:
     def _streamed(self) -> Batches:
         # not self, which keeps what is returned here: of a cycle, the workers' pipes could be
         # closed before the workers were told to end
-        plain = replace(self)
-        stream = _Stream(plain)
-        carry = carrier(self.device)
+        plain, config = replace(self), self.config
+        # `min_steps` may ask for more epochs than there are; those beyond are begun for nothing
+        epochs = _ENDLESS if config.min_steps else config.epochs
+        schedule = Schedule(
+            order=plain.order,
+            size=self.batch_size,
+            batches=len(self),
+            epochs=epochs if self.training else None,
+            seed=self.seed,
+        )
+        stream = Stream(self.dataset, schedule, config.workers, self.device)
 
         def epoch_of_batches(epoch: int, first: int = 0) -> Iterator[Batch]:
             for batch in stream.batches(epoch, first):
-                yield plain._ready(carry(batch))
+                yield plain._ready(batch)
 
         return epoch_of_batches
 
@@ -178,145 +186,3 @@ def is_resident(dataset: Dataset[Any], config: NetworkConfig, device: torch.devi
         return True
     needed = sum(column.nbytes for column in dataset.tensors)
     return needed < devices.free_bytes(device) / 2
-
-
-# --- streamed -----------------------------------------------------------------------------------
-
-
-class _Stream:
-    """The batches of a loader from worker processes, which go on to the next epoch by themselves.
-
-    They begin with it while the main process is still at the end of this one, scoring say, so that
-    no epoch begins with a wait. A loader for prediction goes on once it was asked a second time.
-    """
-
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
-        self.positions = _Positions(loader)
-        workers = loader.config.workers
-        self.source = DataLoader(
-            _Seeded(loader.dataset, loader.seed),
-            batch_sampler=self.positions,
-            num_workers=workers,
-            collate_fn=_collate,
-            persistent_workers=workers > 0,
-            worker_init_fn=_serve,
-            # its own, or starting an epoch would draw from the generator that dropout uses
-            generator=torch.Generator(),
-            pin_memory=loader.device.type == "cuda",
-        )
-        self.coming: Iterator[Any] = iter(())
-        self.next: tuple[int, int] | None = None  # epoch and number of the batch that is coming
-
-    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        """The batches of an epoch from the number `first` on, in shared or pinned memory."""
-        for number in range(first, len(self.loader)):
-            if self.next != (epoch, number):
-                self.positions.start(epoch, number)
-                self.coming = iter(self.source)
-            self.next = None  # unless this batch comes
-            batch = next(self.coming)
-            if isinstance(batch, UserError):
-                raise batch
-            self.next = self.positions.after(epoch, number)
-            yield batch
-
-
-class _Positions(Sampler[Any]):
-    """(epoch, rows) of each batch, from where it was told to start on."""
-
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
-        self.begin = (0, 0)
-        self.started = 0
-
-    def start(self, epoch: int, number: int) -> None:
-        """Begin anew with this batch."""
-        self.begin = epoch, number
-        self.started += 1
-
-    def after(self, epoch: int, number: int) -> tuple[int, int] | None:
-        """Epoch and number of the batch that follows; None where none does."""
-        if number + 1 < len(self.loader):
-            return epoch, number + 1
-        config = self.loader.config
-        if self.loader.training:
-            more = epoch + 1 < config.epochs or config.min_steps > 0
-            return (epoch + 1, 0) if more else None
-        return (epoch, 0) if self.started > 1 else None
-
-    def __iter__(self) -> Iterator[Any]:
-        place: tuple[int, int] | None = self.begin
-        while place is not None:
-            epoch, first = place
-            batches = self.loader.order(epoch).split(self.loader.batch_size)
-            for rows in batches[first:]:
-                yield epoch, rows.tolist()
-            place = self.after(epoch, len(batches) - 1)
-
-
-class _Seeded(Dataset[Any]):
-    """Items whose randomness depends on (seed, epoch, row) and not on the worker."""
-
-    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
-
-    def __getitems__(self, position: tuple[int, list[int]]) -> list[Any] | UserError:
-        """The items of a batch; a fault as a value: a worker would wrap it in its traceback."""
-        epoch, rows = position
-        # isolated: in the main process (no workers) dropout must not notice the items' draws
-        with isolated(0):
-            try:
-                return [self._item(epoch, row) for row in rows]
-            except UserError as error:
-                return error
-
-    def _item(self, epoch: int, row: int) -> Any:
-        seed_cpu(derive(self.seed, "item", epoch, row))
-        return self.dataset[row]
-
-
-def as_parts(item: Any) -> Sequence[Any]:
-    """An item of a dataset as (inputs, ...), where it may be the inputs alone."""
-    return item if isinstance(item, tuple | list) else (item,)
-
-
-def _collate(items: list[Any] | UserError) -> Any:
-    if isinstance(items, UserError):
-        return items
-    return [_stacked(part) for part in zip(*map(as_parts, items), strict=True)]
-
-
-def _stacked(values: Sequence[Any]) -> Any:
-    """One part of a batch; images whose channels lie last in memory keep them there."""
-    first = values[0]
-    if isinstance(first, Tensor) and first.ndim == 3 and not first.is_contiguous():
-        batch: Tensor = default_collate([value.permute(1, 2, 0) for value in values])
-        return batch.permute(0, 3, 1, 2)
-    return default_collate(list(values))
-
-
-def _serve(worker: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to every process of a command, to the main one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.freeze()  # what was inherited is the main process's to clean up, not this one's
-    if "cv2" in sys.modules:  # or each worker would start a thread for each core
-        sys.modules["cv2"].setNumThreads(1)
-
-
-def carrier(device: torch.device) -> Callable[[Batch], Batch]:
-    """What takes a batch to `device`: on a GPU by a stream of its own, while the last step runs."""
-    if device.type != "cuda":
-        return lambda batch: [part.to(device) for part in batch]
-    copying = torch.cuda.Stream(device)
-
-    def carry(batch: Batch) -> Batch:
-        with torch.cuda.stream(copying):
-            moved = [part.to(device, non_blocking=True) for part in batch]
-        computing = torch.cuda.current_stream(device)
-        computing.wait_stream(copying)
-        for part in moved:  # allocated for `copying`, which must not have it back before the step
-            part.record_stream(computing)
-        return moved
-
-    return carry
