@@ -143,12 +143,12 @@ class _Slots:
         return slot
 
     def fits(self, values: Sequence[Any]) -> bool:
-        """Whether these are the images of a batch: channels first, but last in memory or alone."""
-        shape, (height, width, channels) = values[0].shape, self.pixels.shape[2:]
+        """Whether these are images, uint8 (channels, height, width), of the size of the places."""
+        height, width, channels = self.pixels.shape[2:]
         return all(
             isinstance(value, Tensor)
             and value.dtype == torch.uint8
-            and value.shape == shape == (channels, height, width)
+            and value.shape == (channels, height, width)
             for value in values
         )
 
