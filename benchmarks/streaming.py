@@ -1,9 +1,11 @@
 """Photographs streamed from files against data on the device: `python -m benchmarks.streaming`.
 
-Two things are measured, in turn and several times over:
+Three things are measured, in turn and several times over:
 
 - the loader alone, in images a second: files decoded each time, kept on disk, kept in memory, and
   as a plain user of torchvision and DataLoader would read them; then what one image costs a worker;
+- where there is no GPU: what a pretended one, which sleeps through its steps, would be left of its
+  speed by workers on the other cores;
 - training: steps a second of a network of timm with photographs streamed from a warm cache, and
   of the same step on pixels that are on the device already. Their ratio is what streaming leaves.
 
@@ -13,6 +15,7 @@ Epochs count from end to end, so a wait at the beginning of one counts too.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import tempfile
@@ -208,6 +211,45 @@ def training(options: argparse.Namespace) -> None:
               f" ({_range(ratios, '.3f')})")  # fmt: skip
 
 
+class Pretended:
+    """A device that takes so many seconds a step, and is at most two steps behind."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.busy_until = seconds, 0.0
+
+    def step(self, batch: object) -> None:
+        """Begin a step once the one before the last is done."""
+        self.busy_until = max(self.busy_until, time.perf_counter()) + self.seconds
+        time.sleep(max(self.busy_until - 2 * self.seconds - time.perf_counter(), 0))
+
+    def synchronise(self) -> None:
+        """Wait until the last step is done."""
+        time.sleep(max(self.busy_until - time.perf_counter(), 0))
+
+
+def pretended(options: argparse.Namespace) -> None:
+    """What is left of a device's speed, were it as fast as that: each step sleeps its time.
+
+    Batches are those of the loader before their pixels become floats, which a GPU does itself.
+    """
+    stream = streamed(options, "auto").stream()
+    passes = itertools.count()
+    for _ in range(2):
+        list(map(id, stream.batches(next(passes), 0)))
+    print("\n| a device of … images a second | is used to | range |\n|---|---|---|")
+    for rate in options.pretend:
+        device, shares = Pretended(options.batch / rate), []
+        for _ in range(options.repeats):
+            began = time.perf_counter()
+            for _ in range(options.epochs):
+                for batch in stream.batches(next(passes), 0):
+                    device.step(batch)
+                device.synchronise()
+            ideal = options.epochs * _images(options) / rate
+            shares.append(100 * ideal / (time.perf_counter() - began))
+        print(f"| {rate:,} | {statistics.median(shares):.1f} % | {_range(shares, '.1f')} |")
+
+
 def _images(options: argparse.Namespace) -> int:
     """Images of an epoch, whose last incomplete batch is left out."""
     count = len(options.photographs[0])
@@ -223,7 +265,7 @@ def main() -> None:
     gpu = devices.has_gpu()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--photos", type=Path, help="a folder of images a class; else drawn ones")
-    parser.add_argument("--rows", type=int, default=4_000 if gpu else 256)
+    parser.add_argument("--rows", type=int, default=4_000 if gpu else 128)
     parser.add_argument("--batch", type=int, default=64 if gpu else 16)
     parser.add_argument("--workers", type=int, default=NetworkConfig().workers if gpu else 1)
     parser.add_argument("--epochs", type=int, default=3 if gpu else 1, help="of a repeat")
@@ -231,7 +273,8 @@ def main() -> None:
     parser.add_argument("--model", default="resnet18", help="of timm")
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp16", "fp32"])
     parser.add_argument("--compile", action="store_true", help="compile the network")
-    parser.add_argument("--only", choices=["loader", "training"], help="one half of it")
+    parser.add_argument("--pretend", type=int, nargs="*", default=[500, 1000, 1500, 2000])
+    parser.add_argument("--only", choices=["loader", "training", "pretended"], help="a part of it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         os.environ["KAGGLEKIT_CACHE"] = str(Path(home) / "cache")
@@ -241,10 +284,12 @@ def main() -> None:
         time.sleep(files._RACE_SECONDS + 0.1)  # what was written just now is not kept
         device = devices.describe(devices.device())
         print(f"{device}: {len(options.photographs[0])} photographs, cache in {folders.cache()}\n")
-        if options.only != "training":
+        if options.only in (None, "loader"):
             loaders_alone(options)
             costs(options)
-        if options.only != "loader":
+        if options.only in (None, "pretended"):
+            pretended(options)
+        if options.only in (None, "training"):
             training(options)
 
 

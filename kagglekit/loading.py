@@ -97,8 +97,9 @@ class Loader:
 
         return epoch_of_batches
 
-    def _streamed(self) -> Batches:
-        # not self, which keeps what is returned here: of a cycle, the workers' pipes could be
+    def stream(self) -> Stream:
+        """The batches from worker processes, as items are: pixels not yet floats."""
+        # not self, which keeps what comes of this: of a cycle, the workers' pipes could be
         # closed before the workers were told to end
         plain, config = replace(self), self.config
         # `min_steps` may ask for more epochs than there are; those beyond are begun for nothing
@@ -110,7 +111,10 @@ class Loader:
             epochs=epochs if self.training else None,
             seed=self.seed,
         )
-        stream = Stream(self.dataset, schedule, config.workers, self.device)
+        return Stream(self.dataset, schedule, config.workers, self.device)
+
+    def _streamed(self) -> Batches:
+        plain, stream = replace(self), self.stream()
 
         def epoch_of_batches(epoch: int, first: int = 0) -> Iterator[Batch]:
             for batch in stream.batches(epoch, first):

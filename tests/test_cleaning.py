@@ -41,6 +41,7 @@ def full(toy: Path) -> Path:
     (cache / "unpacked" / "0123456789abcdef").mkdir(parents=True)
     (cache / "unpacked" / "0123456789abcdef" / "train.csv").write_bytes(bytes(5000))
     (cache / "arrays" / "pictures-1").mkdir(parents=True)
+    (cache / "decoded" / "0f").mkdir(parents=True)
     for home in (Path("runs/toy"), Path("submissions/toy"), Path("runs/toy", UNFINISHED), cache):
         temporary = home / ".fedcba98-4711-76543210.tmp"
         temporary.write_bytes(bytes(100))

@@ -328,13 +328,6 @@ def test_files_are_decoded_once_whatever_their_sizes(tmp_path, monkeypatch, keep
     assert once[1][0].unique().tolist() == [10]
 
 
-def test_a_file_that_was_changed_just_now_is_not_kept(tmp_path: Path) -> None:
-    data = images.Decoded([grey(tmp_path / "a.png", 3)], 1, "disk")
-    assert data[0][0, 0, 0] == 3
-    grey(tmp_path / "a.png", 4)  # within the same tick of the file system's clock, perhaps
-    assert data[0][0, 0, 0] == 4
-
-
 @pytest.mark.parametrize("keep", ["none", "memory", "disk", "auto"])
 def test_a_broken_file_is_named_wherever_images_are_kept(tmp_path: Path, keep: Any) -> None:
     (tmp_path / "text.jpg").write_text("not a picture")

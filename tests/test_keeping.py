@@ -182,3 +182,13 @@ def test_a_key_is_new_with_each_change_of_the_file_and_of_how_it_is_read(
         keeping.key(tmp_path / "b", "as it is")
     with pytest.raises(UserError, match=r"does not exist|cannot be read"):
         keeping.key(path / "below", "as it is")
+
+
+def test_nothing_is_kept_of_a_file_that_was_changed_just_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"one")  # and two within the same tick of the file system's clock, perhaps
+    assert keeping.key(path, "as it is") is None
+    monkeypatch.setattr(files, "_RACE_SECONDS", -1)  # as if it were older
+    assert keeping.key(path, "as it is") is not None

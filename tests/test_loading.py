@@ -95,6 +95,7 @@ def test_random_items_do_not_depend_on_the_number_of_workers(workers: int) -> No
         one = torch.cat([batch[0] for batch in expected.batches(epoch)])
         other = torch.cat([batch[0] for batch in found.batches(epoch)])
         assert torch.equal(one, other)
+    assert len(one[:, 1].unique()) == len(one)  # each row has draws of its own
     again = torch.cat([batch[0] for batch in expected.batches(0)])
     assert not torch.equal(again.sort(0)[0], one.sort(0)[0])  # drawn anew in every epoch
 
