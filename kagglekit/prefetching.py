@@ -81,7 +81,12 @@ class Stream:
             self.next = None  # unless this batch comes
             batch = next(self.coming)
             if isinstance(batch, UserError):
-                raise batch
+                try:
+                    raise batch
+                finally:
+                    # or the error and this frame would hold each other, and workers whose pipes
+                    # are closed in the wrong order by the collector wait for 5 seconds each
+                    del batch
             self.next = self.positions.after(epoch, number)
             yield self.carry(batch)
 

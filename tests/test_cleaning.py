@@ -87,7 +87,7 @@ def test_a_plan_changes_nothing(full: Path) -> None:
 
 def test_without_a_name_caches_set_aside_runs_and_leftovers_may_go(full: Path) -> None:
     plan = cleaning.plan(Request())
-    assert kinds(plan) == ["cache", "cache", "set aside", "leftover"]
+    assert kinds(plan) == ["cache", "cache", "cache", "set aside", "leftover"]
     assert UNFINISHED not in paths(plan)
     assert finished() not in paths(plan)
     (leftover,) = (thing for thing in plan.things if thing.kind == "leftover")

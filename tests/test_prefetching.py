@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -116,3 +118,24 @@ def test_no_place_is_given_away_while_its_batch_is_in_use() -> None:
         assert own not in taken[number + 1 :]  # by whatever is on its way when this one is used
         if number == 8:
             break
+
+
+def test_workers_end_at_once_after_a_fault() -> None:
+    class Broken(Photographs):
+        def __getitem__(self, row: int) -> Any:
+            raise UserError("broken")
+
+    def failed(streamed: Stream) -> None:
+        with pytest.raises(UserError, match="broken"):
+            next(streamed.batches(0, 0))
+
+    streamed = stream(Broken(), workers=2)
+    failed(streamed)
+    workers = psutil.Process().children()
+    assert len(workers) == 2
+    gc.disable()
+    try:
+        del streamed  # nothing else holds it: a collection would be too late, and in any order
+        assert not any(worker.is_running() for worker in workers)
+    finally:
+        gc.enable()
