@@ -489,7 +489,8 @@ def differing(whole: Home, broken: Home, competition: str) -> list[Difference]:
     """Where the runs and submissions of two homes are not the same, and their leaderboards.
 
     Files that hold times are compared without them, `run.log` only by being there. An epoch that
-    was done twice may stand in the history twice, with the same figures.
+    was done twice may stand in the history twice, with the same figures, and members that train
+    side by side in any order.
     """
     ours, theirs = _entries(whole), _entries(broken)
     found = [Difference(name, "is missing") for name in ours if name not in theirs]
@@ -545,7 +546,9 @@ def _values(content: bytes, home: Home, suffix: str) -> Any:
     if suffix != ".jsonl":
         return json.loads(text)
     lines = [_timeless(json.loads(line)) for line in text.splitlines()]
-    return [line for place, line in enumerate(lines) if line not in lines[:place]]
+    once = [line for place, line in enumerate(lines) if line not in lines[:place]]
+    # members that train side by side tell of their epochs in whatever order the clock has it
+    return sorted(once, key=lambda line: str(line.get("member")))
 
 
 def _timeless(value: Any) -> Any:

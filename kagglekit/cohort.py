@@ -26,7 +26,6 @@ from .train import (
     averaged,
     demand_possible,
     diverged,
-    epoch_seed,
     figures,
     out_of_patience,
     polish_answering,
@@ -109,7 +108,8 @@ class Cohort:
 
     def _seated(self, plan: Plan) -> Seat:
         state = start(plan)
-        seat = Seat(plan, state, torch.Generator(), {})
+        noise = state.noise.generator if state.noise else torch.Generator(plan.loader.device)
+        seat = Seat(plan, state, noise, {})
         saved = self.waiting.get(plan.name, {})
         if "model" in saved:
             with self.saver.fitting():
@@ -159,7 +159,6 @@ class Cohort:
         began, before = time.monotonic(), self.seats[0].state.batch
         if not before:
             for seat in self.seats:
-                seat.noise.manual_seed(epoch_seed(seat.plan, seat.state.epoch))
                 seed_draws(seat.plan, seat.state)
         with signals.deferred():
             self._rounds()

@@ -87,9 +87,10 @@ class NetworkConfig(Config):
     precision: Precision = knob("auto", "bf16, fp16 or fp32; auto = the fastest that is safe")
     channels_last: bool = knob(True, "keep images channels-last in memory")
     compile: Literal["auto", "on", "off"] = knob("auto", "torch.compile; auto = when it pays")
-    engine: Literal["auto", "stacked", "solo"] = knob(
+    engine: Literal["auto", "stacked", "streams", "solo"] = knob(
         "auto",
-        "train members together (stacked) or one by one (solo); auto = as a short trial says",
+        "train members in lock step (stacked), side by side (streams) or one by one (solo); auto = "
+        "as a short trial says",
         hashed=False,
     )
     data: Literal["auto", "resident", "streamed"] = knob(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -146,15 +147,24 @@ def threads_for(multiplications: float, device: torch.device) -> Iterator[None]:
     """The context of steps of so many multiplications: on a CPU, small ones get a single thread.
 
     To wake a second one would take longer than their work, and many times longer where the cores
-    are busy. What they compute then does not depend on how many threads there are.
+    are busy. What they compute then does not depend on how many threads there are. A thread beside
+    the main one keeps the number that it was given.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     threads = torch.get_num_threads()
-    if device.type == "cpu" and multiplications < _ONE_THREAD:
+    if wants_one_thread(multiplications, device):
         torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def wants_one_thread(multiplications: float, device: torch.device) -> bool:
+    """Whether a second thread of a CPU gains nothing in steps of so many multiplications."""
+    return device.type == "cpu" and multiplications < _ONE_THREAD
 
 
 def free_bytes(device: torch.device) -> int:

@@ -1,9 +1,6 @@
-"""Which members train together, and how: decided once, written down, and kept by every resume.
+"""Trains the members of a run: together where that is right and faster, as is decided once.
 
-| engine | members are trained |
-|---|---|
-| stacked | in lock step: their weights stacked, one forward and backward pass for all |
-| solo | one after the other |
+The decision is written down before the first step, and kept by every resume: see `choices`.
 """
 
 from __future__ import annotations
@@ -11,51 +8,34 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from . import checkpoint, devices, files, folders
+from . import checkpoint, choices, devices, lanes, trial
+from .choices import Choice
 from .cohort import pace, train_cohort
 from .config import NetworkConfig
-from .errors import DivergedError, UserError
+from .errors import DivergedError
+from .lanes import Lanes
 from .objectives import Batch
-from .optimizers import Optimizers
-from .randomness import generator
 from .recipe import Member, demand_none, one_by_one
-from .stacking import Passes, Stack, Unstackable, demand_stackable, together
-from .train import Plan, Saver, Trained, demand_possible, epoch_seed, learn, seen, start, train
+from .stacking import Passes, Unstackable, demand_own_draws, demand_stackable, together
+from .stages import stage
+from .train import Plan, Saver, Trained, demand_possible, epoch_seed, train
 
-RECORD = "engine.json"  # in the folder of the run
-
-_FEW_STEPS = 200  # of a member: recording a pass and the trial would take longer than they save
-_SHORT = 20.0  # seconds of all training one by one that are over before a trial has paid
-_LONG_STEP = 0.3  # seconds of a step alone from which a trial costs more than it could find out
+_FEW_STEPS = 200  # of a member: a trial would take longer than it saves
+_SHORT = 20.0  # seconds of all training one by one that are over before a stack's trial has paid
+_BRIEF = 2.0  # the same, of a trial of lanes
+_LONG_STEP = 0.3  # seconds of a step alone from which a stack's trial costs more than it finds out
 _GAIN = 0.9  # a round must take less than this share of the time that it takes one by one
-_ROUNDS, _REPEATS = 3, 4  # of the trial
-_COPIES = 6  # of the weights: gradients, two moments, an average, and what a checkpoint copies
+_LANES_A_GPU = 8  # at most: each has its own activations, and a GPU is busy before
 
 _log = logging.getLogger("kagglekit")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Members that are trained by one engine: together where it is `stacked`."""
-
-    engine: str
-    members: tuple[str, ...]
-    why: str
-
-    def checkpoint(self, run: Path) -> Path:
-        """Where the states of a stacked cohort are kept."""
-        return run / f"cohort-{self.members[0]}.bin"
 
 
 @dataclass(frozen=True)
@@ -78,7 +58,7 @@ def fit(members: Sequence[Member], work: Work, config: NetworkConfig) -> None:
         if work.finished(member.folder):
             checkpoint.remove(solo_checkpoint(member))
             _end_cohorts(member.folder.parent, work)
-            member.done()
+            _answer(member)
         else:
             left.append(member)
     failed: dict[str, str] = {}
@@ -87,15 +67,24 @@ def fit(members: Sequence[Member], work: Work, config: NetworkConfig) -> None:
     demand_none(failed)
 
 
+def _answer(member: Member) -> None:
+    """Let a member answer that was trained in an earlier session, by the threads it has then."""
+    choice = choices.of(member.folder.parent, member.name)
+    with lanes.threads(choice.threads if choice else 0):
+        member.done()
+
+
 def _trained(choice: Choice, members: Sequence[Member], work: Work) -> dict[str, str]:
     """Train the members as chosen; those whose numbers burst, and why."""
     if choice.engine == "stacked":
         return _together(choice, members, work)
+    if choice.engine == "streams":
+        return _side_by_side(choice, members, work)
     return _one_by_one(members, work)
 
 
 def solo_checkpoint(member: Member) -> Path:
-    """Where the state of a member that is trained alone is kept."""
+    """Where the state of a member is kept that is in no stack."""
     return member.folder / "checkpoint.bin"
 
 
@@ -109,6 +98,33 @@ def _one_by_one(members: Sequence[Member], work: Work) -> dict[str, str]:
     except DivergedError as error:
         return error.members
     return {}
+
+
+def _side_by_side(choice: Choice, members: Sequence[Member], work: Work) -> dict[str, str]:
+    """Train and answer some members at a time, in the lanes of the choice."""
+    failed: dict[str, str] = {}
+
+    def fit_one(member: Member) -> None:
+        with stage("train"):
+            try:
+                work.keep(member, train(replace(work.plan(member), beside=True)))
+            except DivergedError as error:
+                failed[member.name] = str(error)
+                return
+            checkpoint.remove(solo_checkpoint(member))
+            member.done()
+
+    try:
+        with devices.reproducible():
+            jobs = [partial(fit_one, member) for member in members]
+            lanes.run(jobs, choice.in_lanes, devices.device())
+    except RuntimeError as error:
+        if not devices.is_out_of_memory(error) or choice.lanes < 2:
+            raise
+    else:
+        return failed
+    left = [member for member in members if member.name not in failed]
+    return failed | _otherwise(choice, choice.halved(), left, work)
 
 
 def _together(choice: Choice, members: Sequence[Member], work: Work) -> dict[str, str]:
@@ -126,18 +142,25 @@ def _together(choice: Choice, members: Sequence[Member], work: Work) -> dict[str
     saver = Saver(path, plans[0].stamp.of(", ".join(choice.members)), plans[0].config)
     try:
         if plans[0].stamp.forced:  # the source may be another than that which was compared
-            _demand_right(plans, together(list(map(_first_batch, plans))), work.passes)
+            _demand_right(plans, work.passes)
         return train_cohort(plans, saver, finish, work.passes)
     except Unstackable as reason:
-        changed = [replace(choice, engine="solo", why=str(reason))]
+        changed = [Choice("solo", choice.members, str(reason))]
     except RuntimeError as error:
         if not devices.is_out_of_memory(error) or len(members) < 2:
             raise
-        changed = _halves(choice)
+        changed = choice.halved()
     del plans
-    _log.warning("engine: %s", "; ".join(map(_told, changed)))
     checkpoint.remove(path)
-    _replace(run, choice, changed)
+    return _otherwise(choice, changed, members, work)
+
+
+def _otherwise(
+    choice: Choice, changed: Sequence[Choice], members: Sequence[Member], work: Work
+) -> dict[str, str]:
+    """Go on in another way with those of the members that are not finished."""
+    _log.warning("engine: %s", "; ".join(map(str, changed)))
+    choices.change(members[0].folder.parent, choice, changed)
     failed: dict[str, str] = {}
     for part in changed:
         given = [member for member in members if member.name in part.members]
@@ -147,11 +170,11 @@ def _together(choice: Choice, members: Sequence[Member], work: Work) -> dict[str
     return failed
 
 
-def _halves(choice: Choice) -> list[Choice]:
-    half = math.ceil(len(choice.members) / 2)
-    why = f"{len(choice.members)} together took more memory than there is"
-    parts = (choice.members[:half], choice.members[half:])
-    return [Choice("stacked" if len(part) > 1 else "solo", part, why) for part in parts]
+def _end_cohorts(run: Path, work: Work) -> None:
+    """Remove the checkpoints of cohorts that are finished."""
+    for choice in choices.recorded(run):
+        if choice.engine == "stacked" and all(work.finished(run / n) for n in choice.members):
+            checkpoint.remove(choice.checkpoint(run))
 
 
 # --- what was decided ---------------------------------------------------------------------------
@@ -166,92 +189,39 @@ def _chosen(
     run = members[0].folder.parent
     if any(member.folder != run / member.name for member in members):
         return [(Choice("solo", tuple(m.name for m in members), "no folder of a run"), [*members])]
-    choices = recorded(run)
-    known = {name for choice in choices for name in choice.members}
+    found = choices.recorded(run)
+    known = {name for choice in found for name in choice.members}
     new = [member for member in members if member.name not in known]
     if new:
         made = _remembered(run, new, work, config)
-        choices += made
-        _write(run, choices)  # before the first step: a trial is not to be repeated
+        found += made
+        choices.write(run, found)  # before the first step: a trial is not to be repeated
         if len(new) > 1:
-            _log.warning("engine: %s", "; ".join(map(_told, made)))
+            _log.warning("engine: %s", "; ".join(map(str, made)))
     else:
-        _say_kept(choices, members, config)
-    found = [(choice, [m for m in members if m.name in choice.members]) for choice in choices]
-    return [(choice, given) for choice, given in found if given]
-
-
-def recorded(run: Path) -> list[Choice]:
-    """The choices of a run so far.
-
-    Raises UserError for a record that is not as it was written.
-    """
-    path = run / RECORD
-    if not path.exists():
-        return []
-    try:
-        return _parsed(files.read_json(path)["cohorts"])
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not as kagglekit writes it: restore a copy, or train --fresh"
-        ) from error
-
-
-def _parsed(told: Any) -> list[Choice]:
-    """Choices from JSON; KeyError or TypeError for anything else."""
-    found = [Choice(one["engine"], tuple(one["members"]), one["why"]) for one in told]
-    if not all(isinstance(text, str) for one in found for text in (one.engine, *one.members)):
-        raise TypeError("engines and members are texts")
-    return found
+        _say_kept(found, members, config)
+    given = [(choice, [m for m in members if m.name in choice.members]) for choice in found]
+    return [(choice, some) for choice, some in given if some]
 
 
 def _remembered(
     run: Path, members: Sequence[Member], work: Work, config: NetworkConfig
 ) -> list[Choice]:
-    """What a trial decided for the same run and members on this machine, or decides now.
-
-    Trials are timed: without this, the same command could leave other last bits where it begins
-    anew while the machine is busier.
-    """
+    """What is decided now, or was by an earlier trial."""
+    names = [member.name for member in members]
     if config.engine != "auto" or len(members) < 2:
         return _decided(members, work, config)
-    path = folders.cache() / "engines" / f"{run.name}.json"
-    known, who = {}, " ".join(member.name for member in members)
-    with suppress(UserError, KeyError, TypeError):  # a cache: what is damaged is made anew
-        known = dict(files.read_json(path)) if path.exists() else {}
-        return _parsed(known[who])
+    known = choices.remembered(run, names)
+    if known is not None:
+        return known
     made = _decided(members, work, config)
-    with suppress(UserError):
-        files.write_json(path, {**known, who: [asdict(choice) for choice in made]})
+    choices.remember(run, names, made)
     return made
 
 
-def _write(run: Path, choices: Sequence[Choice]) -> None:
-    files.write_json(run / RECORD, {"cohorts": [asdict(choice) for choice in choices]})
-
-
-def _replace(run: Path, choice: Choice, by: Sequence[Choice]) -> None:
-    others = [other for other in recorded(run) if other.members != choice.members]
-    _write(run, [*others, *by])
-
-
-def _end_cohorts(run: Path, work: Work) -> None:
-    """Remove the checkpoints of cohorts that are finished."""
-    for choice in recorded(run):
-        if choice.engine == "stacked" and all(work.finished(run / n) for n in choice.members):
-            checkpoint.remove(choice.checkpoint(run))
-
-
-def _told(choice: Choice) -> str:
-    count = len(choice.members)
-    who = f"{count} members train" if count > 1 else f"{choice.members[0]} trains"
-    how = "stacked" if choice.engine == "stacked" else "one by one" if count > 1 else "alone"
-    return f"{who} {how}: {choice.why}"
-
-
-def _say_kept(choices: Sequence[Choice], members: Sequence[Member], config: NetworkConfig) -> None:
+def _say_kept(found: Sequence[Choice], members: Sequence[Member], config: NetworkConfig) -> None:
     names = {member.name for member in members}
-    kept = {choice.engine for choice in choices if names & {*choice.members}}
+    kept = {choice.engine for choice in found if names & {*choice.members}}
     if config.engine != "auto" and kept - {config.engine}:
         _log.warning("engine: goes on %s, as the run was begun", " and ".join(sorted(kept)))
 
@@ -266,13 +236,11 @@ def _decided(members: Sequence[Member], work: Work, config: NetworkConfig) -> li
     if len(members) == 1:
         return [Choice("solo", names, "it is the only one")]
     first = work.plan(members[0])
+    demand_possible(first)
     try:
-        _demand_worthwhile(first)
-        most = _most_members(first)
+        _demand_several(first)
         plans = [first, *map(work.plan, members[1:])]
-        return [
-            choice for group in _groups(plans, most) for choice in _decided_on(group, work.passes)
-        ]
+        return _decided_on(plans, work.passes)
     except Unstackable as reason:
         return [Choice("solo", names, str(reason))]
     except RuntimeError as error:
@@ -281,15 +249,127 @@ def _decided(members: Sequence[Member], work: Work, config: NetworkConfig) -> li
         return [Choice("solo", names, "there is not memory enough for two")]
 
 
-def _demand_worthwhile(plan: Plan) -> None:
-    """Raise Unstackable for what needs no trial, UserError for what cannot be trained at all."""
-    demand_possible(plan)
-    demand_stackable(plan.model, plan.objective, plan.config, plan.loader.device)
+def _demand_several(plan: Plan) -> None:
+    """Raise Unstackable for what has to be, or better is, trained one by one."""
     if plan.loader.resident is None:
         raise Unstackable("rows are streamed")
     steps = plan.epochs * plan.steps_per_epoch
     if plan.config.engine == "auto" and steps < _FEW_STEPS:
         raise Unstackable(f"{steps} steps are too few to gain anything")
+
+
+def _decided_on(plans: Sequence[Plan], passes: Passes) -> list[Choice]:
+    """Stacked, side by side, or one by one: what is asked for, or else the fastest that is right.
+
+    Raises Unstackable where that is one by one for all.
+    """
+    wanted, most = plans[0].config.engine, trial.most_members(plans[0])
+    if wanted == "auto":
+        return _fastest(plans, passes, most)
+    if wanted == "streams":
+        _demand_apart(plans[0])
+        return _in_lanes(plans, _lanes(plans, most, least=2), "engine=streams")
+    made = []
+    for group in _groups(plans, most):
+        try:
+            made += _stacked(group, passes, lambda group, batch: "engine=stacked")
+        except Unstackable as reason:
+            made.append(Choice("solo", _names(group), str(reason)))
+    return made
+
+
+def _fastest(plans: Sequence[Plan], passes: Passes, most: int) -> list[Choice]:
+    """What trials say: each group stacked, or else all others side by side, or one by one."""
+    first = plans[0]
+    one = trial.alone(first)
+    with devices.threads_for(first.multiplications, first.loader.device):
+        step = trial.seconds(one, first.loader.device)
+    whole = step * len(plans) * first.epochs * first.steps_per_epoch
+    if whole < _BRIEF:
+        raise Unstackable(f"that takes about {_brief(whole)}, too little to gain anything")
+    share, beside = _beside(plans, one, most)
+
+    def why_stacked(group: Sequence[Plan], batch: Batch) -> str:
+        if step > _LONG_STEP:
+            raise Unstackable(f"a step takes {step:.1f} s by itself")
+        if whole < _SHORT:
+            raise Unstackable(f"that takes about {_brief(whole)}, too little to gain anything")
+        return _demand_faster(group, (one, batch), passes, min(share, _GAIN))
+
+    made: list[Choice] = []
+    apart: list[Plan] = []
+    why = ""
+    for group in _groups(plans, most):
+        try:
+            made += _stacked(group, passes, why_stacked)
+        except Unstackable as reason:
+            apart += group
+            why = str(reason)
+    if share <= _GAIN and len(apart) > 1:
+        return [*made, *_in_lanes(apart, _lanes(apart, most), beside)]
+    if apart:
+        made.append(Choice("solo", _names(apart), "; ".join(filter(None, [why, beside]))))
+    return made
+
+
+def _names(plans: Sequence[Plan]) -> tuple[str, ...]:
+    return tuple(plan.name for plan in plans)
+
+
+# --- side by side -------------------------------------------------------------------------------
+
+
+def _demand_apart(plan: Plan) -> None:
+    """Raise Unstackable for a member that others would disturb."""
+    device = plan.loader.device
+    if device.type not in ("cpu", "cuda"):
+        raise Unstackable("an Apple GPU trains one at a time")
+    demand_own_draws(copy.deepcopy(plan.model).train(), plan.objective, plan.config, _batch(plan))
+
+
+def _beside(plans: Sequence[Plan], one: trial.Step, most: int) -> tuple[float, str]:
+    """A round side by side as a share of one by one, and what to say of it; infinite without."""
+    given = _lanes(plans, most)
+    if given.count < 2:
+        return math.inf, ""
+    try:
+        _demand_apart(plans[0])
+    except Unstackable as reason:
+        return math.inf, f"it cannot be trained side by side: {reason}"
+    apart, joint = trial.compared_in_lanes(plans, one, given)
+    return joint / apart, f"a round took {_brief(joint)} side by side, {_brief(apart)} one by one"
+
+
+def _lanes(plans: Sequence[Plan], most: int, least: int = 1) -> Lanes:
+    """As many as have cores of their own, or as a GPU has room for."""
+    first = plans[0]
+    if first.loader.device.type == "cuda":
+        return Lanes(min(len(plans), most, _LANES_A_GPU * torch.cuda.device_count()), 0)
+    if first.loader.device.type != "cpu":
+        return Lanes(1, 0)
+    cores = torch.get_num_threads()
+    count = max(min(len(plans), cores, most), least)
+    alone = devices.wants_one_thread(first.multiplications, first.loader.device)
+    return Lanes(count, 1 if alone else max(1, cores // count))
+
+
+def _in_lanes(plans: Sequence[Plan], given: Lanes, why: str) -> list[Choice]:
+    """Full rounds of lanes; those that are left over share the cores among themselves."""
+    names, rest = _names(plans), len(plans) % given.count
+    cores = torch.get_num_threads()
+    if plans[0].loader.device.type != "cpu" or cores // max(rest, 1) <= given.threads:
+        rest = 0
+    if devices.wants_one_thread(plans[0].multiplications, plans[0].loader.device):
+        rest = 0
+    full = Choice("streams", names[: len(names) - rest], why, given.count, given.threads)
+    if not rest:
+        return [full]
+    if rest == 1:
+        return [full, Choice("solo", names[-1:], "all cores are left to it")]
+    return [full, Choice("streams", names[-rest:], why, rest, cores // rest)]
+
+
+# --- stacked ------------------------------------------------------------------------------------
 
 
 def _groups(plans: Sequence[Plan], most: int) -> list[list[Plan]]:
@@ -302,123 +382,51 @@ def _groups(plans: Sequence[Plan], most: int) -> list[list[Plan]]:
     return groups
 
 
-def _decided_on(plans: Sequence[Plan], passes: Passes) -> list[Choice]:
-    """One group: stacked where that is right and, if asked, faster."""
-    names = tuple(plan.name for plan in plans)
+def _stacked(
+    plans: Sequence[Plan], passes: Passes, why: Callable[[Sequence[Plan], Batch], str]
+) -> list[Choice]:
+    """One group as one stack, or as two where memory does not hold it.
+
+    Raises Unstackable unless that is right, and `why` gives a reason for it.
+    """
+    first = plans[0]
     if len(plans) == 1:
-        return [Choice("solo", names, "no other member has batches like its")]
-    config = plans[0].config
+        raise Unstackable("no other member has batches like its")
+    demand_stackable(first.model, first.objective, first.config, first.loader.device)
     try:
-        batch = together([_first_batch(plan) for plan in plans])
-        why = _demand_faster(plans, batch, passes) if config.engine == "auto" else "engine=stacked"
-        _demand_right(plans, batch, passes)
-    except Unstackable as reason:
-        return [Choice("solo", names, str(reason))]
+        batch = together([_batch(plan) for plan in plans])
+        reason = why(plans, batch)
+        _demand_right(plans, passes)
     except RuntimeError as error:
         if not devices.is_out_of_memory(error):
             raise
         half = math.ceil(len(plans) / 2)
-        return [*_decided_on(plans[:half], passes), *_decided_on(plans[half:], passes)]
-    return [Choice("stacked", names, why)]
+        return [*_stacked(plans[:half], passes, why), *_stacked(plans[half:], passes, why)]
+    return [Choice("stacked", _names(plans), reason)]
 
 
-def _demand_right(plans: Sequence[Plan], batch: Batch, passes: Passes) -> None:
+def _demand_right(plans: Sequence[Plan], passes: Passes) -> None:
     """Raise Unstackable unless each member has in a stack what it has alone; on copies."""
     seeds = [epoch_seed(plan, 0) for plan in plans]
-    _copied_stack(plans, passes).demand_right(batch, seeds)
+    batch = together([_batch(plan) for plan in plans])
+    trial.copied_stack(plans, passes).demand_right(batch, seeds)
 
 
-def _first_batch(plan: Plan) -> Batch:
-    batch = next(plan.loader.batches(0))
-    return seen(plan, batch, generator(plan.loader.device, 0))
-
-
-def _most_members(plan: Plan) -> int:
-    """How many members of this kind fit in half of the memory that is free; at least one."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    model = copy.deepcopy(plan.model).train()
-    with (
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        devices.autocast(plan.config.precision, plan.loader.device),
-    ):
-        plan.objective.loss(model, _first_batch(plan))
-    weights = sum(part.nbytes for part in (*model.parameters(), *model.buffers()))
-    rows = sum(column.nbytes for column in plan.loader.resident or [])
-    # what is kept for the backward pass, once more for the gradients that flow through it
-    needed = _COPIES * weights + 2 * sum(kept.values()) + rows
-    return max(1, int(devices.free_bytes(plan.loader.device) / 2 / max(needed, 1)))
-
-
-# --- the trial ----------------------------------------------------------------------------------
-
-
-def _demand_faster(plans: Sequence[Plan], batch: Batch, passes: Passes) -> str:
-    """Why stacked; Unstackable where a few rounds, on copies, say that nothing is gained."""
-    count, device = len(plans), plans[0].loader.device
-    work = plans[0].multiplications
-    with devices.threads_for(work, device):
-        alone = _alone(plans[0])
-        step = _seconds(alone, device, 1)
-        if step > _LONG_STEP:
-            raise Unstackable(f"a step takes {step:.1f} s by itself")
-        whole = step * count * plans[0].epochs * plans[0].steps_per_epoch
-        if whole < _SHORT:
-            raise Unstackable(f"that takes about {_brief(whole)}, too little to gain anything")
-    stacked = _stacked(plans, batch, passes)
-    times: list[tuple[float, float]] = []
-    for _ in range(_REPEATS):  # in turn, so that a busy machine slows both
-        with devices.threads_for(work, device):
-            one = _seconds(alone, device, _ROUNDS)
-        with devices.threads_for(work * count, device):
-            times.append((count * one, _seconds(stacked, device, _ROUNDS)))
-    apart, joint = (min(column) for column in zip(*times, strict=True))
+def _demand_faster(
+    plans: Sequence[Plan], given: tuple[trial.Step, Batch], passes: Passes, share: float
+) -> str:
+    """Why stacked; Unstackable where a round takes more than a share of one by one."""
+    one, batch = given
+    together = trial.stacked(plans, batch, passes)
+    apart, joint = trial.compared(plans[0], one, together, len(plans))
     told = f"a round took {_brief(joint)} stacked, {_brief(apart)} one by one"
-    if joint > _GAIN * apart:
+    if joint > share * apart:
         raise Unstackable(told)
     return told
 
 
-def _seconds(step: Callable[[], Any], device: torch.device, rounds: int) -> float:
-    """Seconds of one step; the first, which warms up, is not counted."""
-    step()
-    devices.synchronise(device)
-    began = time.perf_counter()
-    for _ in range(rounds):
-        step()
-    devices.synchronise(device)
-    return (time.perf_counter() - began) / rounds
-
-
-def _alone(plan: Plan) -> Callable[[], Any]:
-    """A training step of a copy of one member."""
-    twin = replace(plan, model=copy.deepcopy(plan.model).train())
-    state, batch = start(twin), _first_batch(plan)
-    return lambda: learn(twin, state.optimizers, twin.model, batch, True)
-
-
-def _stacked(plans: Sequence[Plan], batch: Batch, passes: Passes) -> Callable[[], Any]:
-    """A round of copies of all members."""
-    stack, config = _copied_stack(plans, passes), plans[0].config
-    optimizers = Optimizers(stack.models[0], ("",), plans[0].groups, config)
-    optimizers.stacked(stack.by_weight)
-    generators = [torch.Generator() for _ in plans]
-
-    def step() -> None:
-        stack.backward(batch, generators)
-        optimizers.step([""])
-
-    return step
-
-
-def _copied_stack(plans: Sequence[Plan], passes: Passes) -> Stack:
-    models = [copy.deepcopy(plan.model) for plan in plans]
-    return Stack(models, plans[0].objective, plans[0].config, passes)
+def _batch(plan: Plan) -> Batch:
+    return trial.first_batch(plan)
 
 
 def _brief(seconds: float) -> str:

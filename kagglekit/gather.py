@@ -28,6 +28,7 @@ def gather(batches: Batches, rows: int, path: Path, seconds: float) -> np.ndarra
     try:
         for batch in batches(len(done)):
             done.append(batch)
+            signals.deliver()  # in a thread beside the main one, which alone is interrupted
             if pace.due:
                 with pace.saving():
                     _write(path, done)

@@ -18,13 +18,14 @@ from . import devices, engine, files
 from .augment import Augment, nothing
 from .config import NetworkConfig
 from .data import Split, Task
+from .dropout import own_noise
 from .errors import UserError
 from .loading import Loader
 from .objectives import Objective
 from .optimizers import Groups, decay_matrices
 from .predict import answers_by_view
 from .prefetching import as_parts
-from .randomness import derive, isolated, seed_all
+from .randomness import derive, isolated
 from .recipe import Member, Predictor
 from .train import AfterEpoch, Plan, Trained
 from .views import View, average, original
@@ -107,7 +108,8 @@ class Network(Generic[C]):
         self, folder: Path, config: C, before: Mapping[str, Predictor]
     ) -> NetworkPredictor[C]:
         """The predictor of a trained member."""
-        model = self.model(config, _read_task(folder / "task.json"))
+        with isolated(0):  # its weights are read in a moment
+            model = self.model(config, _read_task(folder / "task.json"))
         weights = _read_weights(folder / "weights.safetensors")
         try:
             model.load_state_dict(weights, assign=True)  # in the precision they were trained in
@@ -148,11 +150,12 @@ class Network(Generic[C]):
 
     def _planned(self, member: Member, config: C) -> Plan:
         """The training of a member, whose model has its first weights."""
-        seed_all(derive(member.seed, member.name, "weights"))
-        task = self._task(member.train, config)
-        model = self.model(config, task)
-        self.prepare(model, member.train)
+        with isolated(derive(member.seed, member.name, "weights")):
+            task = self._task(member.train, config)
+            model = self.model(config, task)
+            self.prepare(model, member.train)
         model = _placed(model, config)
+        own_noise(model, devices.device())
         plan = self._plan(member, model, config)
         work = _multiplications(model, task, plan.loader.batch_size)
         return replace(plan, multiplications=work)

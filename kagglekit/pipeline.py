@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +45,7 @@ from .problem import Problem
 from .progress import Progress, listening
 from .recipe import Member, Predictor, Recipe
 from .run import Answers, Key, Run
-from .stages import stage
+from .stages import go_on, stage
 from .stamps import Stamp
 from .views import Mean
 
@@ -470,18 +471,15 @@ def _fit(job: Job, waiting: Sequence[Key], progress: Progress) -> None:
     fitting = _Fitting(job, progress, len(waiting))
     members = {key: fitting.member(key) for key in waiting}
     try:
-        with fitting.training:
-            fitting.training.enter_context(stage("train"))
+        with stage("train"):
             failed = _failed(job, list(members.values()))
-        for key in waiting:  # of a recipe that did not say when they were done
-            if key.name not in failed and key not in fitting.answered:
-                fitting.answer(key, members[key])
+            for key in waiting:  # of a recipe that did not say when they were done
+                if key.name not in failed and key not in fitting.answered:
+                    fitting.answer(key, members[key])
     except BaseException:  # also of a session that is interrupted
         with contextlib.suppress(UserError):  # what went wrong first says more
             fitting.clock()
         raise
-    finally:
-        fitting.training.close()
     fitting.clock()
     _note(job, failed=failed)
     if failed:
@@ -508,29 +506,32 @@ def _failed(job: Job, members: Sequence[Member]) -> dict[str, str]:
 
 
 class _Fitting:
-    """The members of a run as they are fitted: each is answered once it is done."""
+    """The members of a run as they are fitted: each is answered once it is done.
+
+    Members may be fitted side by side, by several threads.
+    """
 
     def __init__(self, job: Job, progress: Progress, count: int) -> None:
         self.job, self.progress, self.count = job, progress, count
         self.answered: set[Key] = set()
-        self.training = contextlib.ExitStack()  # the stage, which answering interrupts
+        self.writing = threading.RLock()  # what all members share: run.json, the history
         self.last = time.monotonic()
 
     def member(self, key: Key) -> Member:
         """The member as the recipe gets it."""
-        member = _member(self.job, key, self.progress)
+        member = _member(self.job, key, self.progress, self.writing)
         return replace(member, done=lambda: self.answer(key, member))
 
     def answer(self, key: Key, member: Member) -> None:
         """Let a fitted member answer, unless it has done so."""
         if key in self.answered:
             return
-        self.training.close()
         score = _answer(self.job, key, member)
-        self.answered.add(key)
-        self.progress.finish(key.name, score, self.clock())
+        with self.writing:
+            self.answered.add(key)
+            self.progress.finish(key.name, score, self.clock())
         if len(self.answered) < self.count:
-            self.training.enter_context(stage("train"))
+            go_on("train")
 
     def clock(self) -> float:
         """Add the seconds since the last call to the run's, and give them."""
@@ -540,7 +541,7 @@ class _Fitting:
         return passed
 
 
-def _member(job: Job, key: Key, progress: Progress) -> Member:
+def _member(job: Job, key: Key, progress: Progress, writing: threading.RLock) -> Member:
     train_rows, valid_rows = job.rows(key)
     folder = job.run.member(key)
     folder.mkdir(parents=True, exist_ok=True)
@@ -553,7 +554,7 @@ def _member(job: Job, key: Key, progress: Progress) -> Member:
         name=key.name,
         before={name: other.predictor(key) for name, other in job.needed.items()},
         oof={name: other.oof_on(train_rows) for name, other in job.needed.items()},
-        record=_Recorder(job, key, valid_rows, progress),
+        record=_Recorder(job, key, valid_rows, progress, writing),
         stamp=replace(job.stamp, forced=job.stamp.forced or bool(manifest.get("forced"))),
     )
 
@@ -561,8 +562,11 @@ def _member(job: Job, key: Key, progress: Progress) -> Member:
 class _Recorder:
     """Notes an epoch in the history and on the screen; its score steers nothing."""
 
-    def __init__(self, job: Job, key: Key, rows: np.ndarray, progress: Progress) -> None:
+    def __init__(
+        self, job: Job, key: Key, rows: np.ndarray, progress: Progress, writing: threading.RLock
+    ) -> None:
         self.job, self.key, self.rows, self.progress = job, key, rows, progress
+        self.writing = writing
         self.noted: int | None = None  # the last epoch of this session
 
     def __call__(
@@ -573,22 +577,22 @@ class _Recorder:
             problem = self.job.problem
             score = scoring.score_member(problem.competition, problem.data, self.rows, answers)
             figures["score"] = score
-        # what an earlier session noted beyond its last checkpoint, or a cohort that was begun again
-        if self.noted is None or epoch <= self.noted:
-            self.job.run.forget(self.key, epoch)
-        self.noted = epoch
-        self.job.run.note(self.key, epoch, figures)
-        self.progress.epoch(self.key.name, epoch, figures)
+        with self.writing:
+            # what an earlier session noted beyond its last checkpoint, or a cohort begun again
+            if self.noted is None or epoch <= self.noted:
+                self.job.run.forget(self.key, epoch)
+            self.noted = epoch
+            self.job.run.note(self.key, epoch, figures)
+            self.progress.epoch(self.key.name, epoch, figures)
         return score
 
 
 def _answer(job: Job, key: Key, member: Member) -> float | None:
     """Let a fitted member answer its validation rows and the test; its score."""
-    with stage("predict"):
-        answers = _asked(job, job.recipe.restore(member.folder, job.config, member.before), member)
-    with stage("write"):
-        job.run.keep(key, answers, (member.valid.ids, job.test.ids))
-        job.run.tidy()
+    go_on("predict")
+    answers = _asked(job, job.recipe.restore(member.folder, job.config, member.before), member)
+    go_on("write")
+    job.run.keep(key, answers, (member.valid.ids, job.test.ids))
     if key.fold is None:
         return None
     rows, valid = answers.valid_rows, answers.valid

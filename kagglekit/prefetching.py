@@ -8,14 +8,14 @@ import signal
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from mmap import mmap
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from .errors import UserError
 from .randomness import derive, isolated, seed_cpu
@@ -213,8 +213,9 @@ class _Seeded(Dataset[Any]):
     def __getitems__(self, position: tuple[int, list[int], int | None]) -> list[Any] | UserError:
         """The parts of a batch; a fault as a value: a worker would wrap it in its traceback."""
         epoch, rows, slot = position
-        # isolated: in the main process (no workers) dropout must not notice the items' draws
-        with isolated(0):
+        # in the main process dropout must not notice the items' draws; a worker has its own
+        # generators, and may have been forked while another thread was in such a moment
+        with nullcontext() if get_worker_info() else isolated(0):
             try:
                 items = [as_parts(self._item(epoch, row)) for row in rows]
             except UserError as error:

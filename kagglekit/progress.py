@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -360,7 +361,7 @@ class _Table:
 
 
 class _Story:
-    """Keeps the table and the log, and hands each event to the screen."""
+    """Keeps the table and the log, and hands each event, of whatever thread, to the screen."""
 
     def __init__(self, screen: _Screen, clock: Callable[[], float] = time.monotonic) -> None:
         self._screen = screen
@@ -369,16 +370,19 @@ class _Story:
         self._untaken: list[str] = []  # lines told before there was a log
         self._closed = False
         self._table = _Table({}, clock(), clock())
+        self._telling = threading.RLock()  # a screen that fails to write warns of it, in between
 
     def say(self, text: str) -> None:
-        for line in hide(text).splitlines():
-            line = _printable(line)
-            self._note(line)
-            self._screen.say(line)
+        with self._telling:
+            for line in hide(text).splitlines():
+                line = _printable(line)
+                self._note(line)
+                self._screen.say(line)
 
     def note(self, text: str) -> None:
-        for line in hide(text).splitlines():
-            self._note(_printable(line))
+        with self._telling:
+            for line in hide(text).splitlines():
+                self._note(_printable(line))
 
     def attach_log(self, path: Path) -> None:
         if self._log is not None:
@@ -399,16 +403,18 @@ class _Story:
         self._screen.start(self._table)
 
     def epoch(self, member: str, epoch: int, figures: Mapping[str, float]) -> None:
-        now = self._clock()
-        row = self._table.epoch(member, epoch, figures, now)
-        line = row.describe_epoch(figures, now)
-        self._note(line)
-        self._screen.epoch(row, line)
+        with self._telling:
+            now = self._clock()
+            row = self._table.epoch(member, epoch, figures, now)
+            line = row.describe_epoch(figures, now)
+            self._note(line)
+            self._screen.epoch(row, line)
 
     def finish(self, member: str, score: float | None, seconds: float) -> None:
-        row = self._table.finish(member, score, seconds, self._clock())
-        self._note(row.describe_end())
-        self._screen.finish(row)
+        with self._telling:
+            row = self._table.finish(member, score, seconds, self._clock())
+            self._note(row.describe_end())
+            self._screen.finish(row)
 
     def close(self) -> None:
         if self._closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+_alone = threading.RLock()
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -46,9 +49,12 @@ def generator(device: torch.device, seed: int) -> torch.Generator:
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Seed Python, NumPy and torch's CPU generator for a moment, then put them back."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    """Seed Python, NumPy and torch's CPU generator for a moment, then put them back.
+
+    They are all threads' generators: one thread at a time has such a moment.
+    """
+    with _alone, torch.random.fork_rng(devices=[]):
+        python, numpy = random.getstate(), np.random.get_state()
         seed_cpu(seed)
         try:
             yield

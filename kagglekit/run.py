@@ -143,6 +143,7 @@ class Run:
             valid_ids=ids[0],
             test_ids=ids[1],
         )
+        self._forget_asked(self.member(key))
 
     def keep_views(self, key: Key, test: np.ndarray) -> None:
         """Write a member's test answers view by view, (views, test rows, ...), of `views=auto`."""
@@ -194,8 +195,12 @@ class Run:
         for leftover in self.folder.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         for answers in self.folder.glob("*/answers.npz"):
-            for name in ASKED.values():
-                answers.with_name(name).unlink(missing_ok=True)
+            self._forget_asked(answers.parent)
+
+    def _forget_asked(self, member: Path) -> None:
+        """Remove what a member that has answered had gathered of its answers."""
+        for name in ASKED.values():
+            (member / name).unlink(missing_ok=True)
 
     def forget(self, key: Key, epoch: int) -> None:
         """Remove a member's epochs from `epoch` on, which are trained again, from the history."""

@@ -21,14 +21,15 @@ class Interrupted(KeyboardInterrupt):
 class _Waiting:
     """How many steps are in hand (they may be nested), and the signal that came meanwhile."""
 
-    steps = 0
+    steps = 0  # of the main thread, which alone gets signals
     number: int | None = None
+    halted = False  # other threads are to end after the step in hand
 
 
 @contextmanager
 def handled() -> Iterator[None]:
     """Let SIGINT and SIGTERM raise `Interrupted`; elsewhere than in the main thread, do nothing."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _is_main():
         yield
         return
     before = {number: signal.signal(number, _arrive) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -46,6 +47,10 @@ def deferred() -> Iterator[None]:
 
     A second signal does not wait.
     """
+    if not _is_main():
+        yield
+        deliver()
+        return
     _Waiting.steps += 1
     try:
         yield
@@ -54,16 +59,40 @@ def deferred() -> Iterator[None]:
     deliver()
 
 
+@contextmanager
+def halting() -> Iterator[None]:
+    """Wait here for other threads: what ends this wait early ends them after the step in hand."""
+    try:
+        with deferred():
+            yield
+    except BaseException:
+        _Waiting.halted = True
+        raise
+
+
+def resume() -> None:
+    """The threads that were halted have ended."""
+    _Waiting.halted = False
+
+
 def pending() -> bool:
     """Whether a signal waits for the end of the step."""
-    return _Waiting.number is not None
+    return _Waiting.number is not None or (_Waiting.halted and not _is_main())
 
 
 def deliver() -> None:
     """Raise the signal that waits, if there is one and no step is in hand."""
+    if not _is_main():
+        if pending():
+            raise Interrupted(_Waiting.number or signal.SIGTERM)
+        return
     if _Waiting.number is not None and not _Waiting.steps:
         number, _Waiting.number = _Waiting.number, None
         raise Interrupted(number)
+
+
+def _is_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _arrive(number: int, frame: Any) -> None:

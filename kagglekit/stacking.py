@@ -19,8 +19,9 @@ from torch.func import functional_call, vmap
 
 from . import devices
 from .config import NetworkConfig
+from .dropout import Draw, Dropout, draw_for, noise_of
 from .objectives import Batch, Function, Losses, Mixed, Objective
-from .randomness import seed_all
+from .randomness import generator, seed_all
 
 _FEW_ROWS = 32  # of a batch, on which models are compared in double precision
 # Largest difference of losses and of whole gradients, relative, between a model stacked and alone.
@@ -42,22 +43,6 @@ Passes = dict[Any, Pass]  # by what they were recorded of
 
 class Unstackable(Exception):
     """Why models cannot be trained as one stack."""
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What a dropout layer multiplies the input by that one model gives it: drawn in each pass."""
-
-    probability: float
-    shape: torch.Size
-    stride: tuple[int, ...]  # the layout decides which element gets which number
-    dtype: torch.dtype
-
-    def __call__(self, generator: torch.Generator) -> Tensor:
-        """Zeros and 1 / (1 - probability), as `torch.nn.functional.dropout` draws them."""
-        kept = 1 - self.probability
-        noise = torch.empty_strided(self.shape, self.stride, dtype=self.dtype)
-        return noise.bernoulli_(kept, generator=generator).div_(kept)
 
 
 class Stack:
@@ -151,7 +136,7 @@ class Stack:
 
         if not self.records:
             return Pass(_refusing(with_weights), draws, reached)
-        generators = [torch.Generator() for _ in self.models]
+        generators = [torch.Generator(self.device) for _ in self.models]
         inputs = [part.clone() for part in self._inputs(batch, draws, generators)]
         recorded = _refusing(make_fx(with_weights))(*inputs)
         recorded.graph.set_codegen(CodeGen())  # inputs one by one: unpacking them takes longer
@@ -207,12 +192,12 @@ class Stack:
         alone = []
         for place, (model, seed) in enumerate(zip(self.models, seeds, strict=True)):
             twin = _twin(model, self.config)
-            seed_all(seed)
+            _seed(twin, seed)
             with devices.autocast(self.config.precision, self.device):
                 loss = total(self.objective.loss(twin, model_at(batch, place, self.config)))
             (loss / self.config.accumulate).backward()
             alone.append((loss.detach(), twin))
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        generators = [generator(self.device, seed) for seed in seeds]
         losses = self.backward(batch, generators)
         most = _TOLERANCE[precision]
         for place, (loss, twin) in enumerate(alone):
@@ -246,10 +231,10 @@ def demand_stackable(
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
         if any(hooks) or module._backward_pre_hooks:
             raise Unstackable(f"its {type(module).__name__} has hooks")
-        if type(module) is nn.Dropout and module.p > 0:
-            if device.type != "cpu":
+        if _drops(module):
+            if device.type != "cpu" and not isinstance(module, Dropout):
                 raise Unstackable("dropout draws otherwise for a stack on a GPU")
-            if module.p >= 1:
+            if module.p >= 1:  # type: ignore[operator]
                 raise Unstackable("it drops everything")
 
 
@@ -294,23 +279,34 @@ def draws_of(
     twin, found = _twin(model, config), list[Draw]()
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        (given,) = inputs
-        like = torch.empty_like(given)
-        found.append(Draw(module.p, like.shape, like.stride(), like.dtype))  # type: ignore[arg-type]
+        found.append(draw_for(module.p, inputs[0]))  # type: ignore[arg-type]
 
     for module in twin.modules():
-        if type(module) is nn.Dropout:
-            module.eval()  # so that whatever draws now is something else
-            if module.p > 0:
-                module.register_forward_pre_hook(record)
-    before, states = _remembered(twin), _random_states()
-    with devices.autocast(config.precision, leaves(batch)[0].device):
-        total(objective.loss(twin, batch))
-    if _random_states() != states:
-        raise Unstackable("it draws random numbers outside nn.Dropout")
+        if _drops(module):
+            module.register_forward_pre_hook(record)
+    before = _remembered(twin)
+    demand_own_draws(twin, objective, config, batch)
     if _remembered(twin) != before:
         raise Unstackable("it remembers something outside its buffers")
     return found
+
+
+def demand_own_draws(
+    twin: nn.Module, objective: Objective, config: NetworkConfig, batch: Batch
+) -> None:
+    """Raise Unstackable for a model, a copy to spare, that draws elsewhere than in `nn.Dropout`.
+
+    The generators that it would draw from are all members'.
+    """
+    for module in twin.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()  # so that whatever draws now is something else
+    device = leaves(batch)[0].device
+    before = _random_states(device)
+    with devices.autocast(config.precision, device):
+        total(objective.loss(twin, batch))
+    if _random_states(device) != before:
+        raise Unstackable("it draws random numbers outside nn.Dropout")
 
 
 def _twin(model: nn.Module, config: NetworkConfig) -> nn.Module:
@@ -378,10 +374,22 @@ class _Drawn(nn.Module):
 
 def _supply_noise(module: nn.Module, noise: list[Tensor]) -> None:
     for name, child in module._modules.items():
-        if type(child) is nn.Dropout and child.p > 0:
+        if child is not None and _drops(child):
             module._modules[name] = _Drawn(noise)
         elif child is not None:
             _supply_noise(child, noise)
+
+
+def _drops(module: nn.Module) -> bool:
+    return type(module) in (nn.Dropout, Dropout) and bool(module.p > 0)  # type: ignore[operator]
+
+
+def _seed(model: nn.Module, seed: int) -> None:
+    """Let a model draw, in its dropout and elsewhere, what it draws in an epoch of that seed."""
+    seed_all(seed)
+    noise = noise_of(model)
+    if noise is not None:
+        noise.generator.manual_seed(seed)
 
 
 def _kept(module: nn.Module) -> Mapping[str, Tensor]:
@@ -414,12 +422,15 @@ def _distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return float(np.linalg.norm(apart)) / max(size, 1e-12)
 
 
-def _random_states() -> list[Any]:
+def _random_states(device: torch.device) -> list[Any]:
     numpy: Any = np.random.get_state(legacy=True)
+    states = [torch.default_generator.get_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
     return [
         random.getstate(),
         (numpy[1].tobytes(), numpy[2:]),
-        torch.default_generator.get_state().numpy().tobytes(),
+        [state.numpy().tobytes() for state in states],
     ]
 
 

@@ -18,6 +18,7 @@ from . import checkpoint, devices, randomness, signals
 from .augment import Augment, mixup
 from .checkpoint import Checkpoint
 from .config import NetworkConfig
+from .dropout import Noise, noise_of
 from .errors import DivergedError, UserError
 from .loading import Batch, Loader
 from .objectives import Losses, Objective
@@ -47,6 +48,7 @@ class Plan:
     stamp: Stamp = field(default_factory=Stamp)  # what a checkpoint must have been begun with
     compiled: bool = False
     multiplications: float = math.inf  # of the model on a batch, about
+    beside: bool = False  # others that train in this process: the global generators are not its
     after_epoch: AfterEpoch = lambda model, epoch, figures: None
 
     @property
@@ -77,6 +79,8 @@ class State:
     optimizers: Optimizers
     ema: AveragedModel | None
     draws: torch.Generator  # of augmentation and mixup
+    noise: Noise | None = None  # of its dropout, where it has any
+    beside: bool = False  # others
     epoch: int = 0  # epochs done
     batch: int = 0  # batches done of the epoch in hand
     losses: list[Tensor] = field(default_factory=list)  # of the epoch in hand, a batch each
@@ -112,7 +116,7 @@ class State:
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "ema": {} if self.ema is None else self.ema.state_dict(),
-            "generators": randomness.generator_states(self.draws.device),
+            "generators": self._generators(),
             "draws": self.draws.get_state(),
             "losses": torch.stack(self.losses) if self.losses else torch.zeros(0),
             "progress": self.progress,
@@ -130,7 +134,19 @@ class State:
         self.draws.set_state(state["draws"])
         self.losses = list(state["losses"].to(self.draws.device))
         self.progress = state["progress"]
-        randomness.restore_generators(state["generators"], self.draws.device)
+        generators = dict(state["generators"])
+        noise = generators.pop("noise", None)
+        if self.noise is not None and noise is not None:
+            self.noise.generator.set_state(noise)
+        if generators and not self.beside:
+            randomness.restore_generators(generators, self.draws.device)
+
+    def _generators(self) -> dict[str, Any]:
+        """Where the random numbers stand that a model draws: its dropout's and, alone, all."""
+        own = {} if self.noise is None else {"noise": self.noise.generator.get_state()}
+        if self.beside:
+            return own
+        return {**own, **randomness.generator_states(self.draws.device)}
 
     _plain = ("epoch", "batch", "history", "polished", "best_loss", "best_epoch", "best")
 
@@ -278,7 +294,8 @@ def start(plan: Plan) -> State:
     """The state before the first step."""
     optimizers = Optimizers(plan.model, plan.objective.parts, plan.groups, plan.config)
     ema = averaged(plan.model, plan.config)
-    return State(plan.model, optimizers, ema, generator(plan.loader.device, 0))
+    draws = generator(plan.loader.device, 0)
+    return State(plan.model, optimizers, ema, draws, noise_of(plan.model), plan.beside)
 
 
 def averaged(model: nn.Module, config: NetworkConfig) -> AveragedModel | None:
@@ -304,7 +321,8 @@ def _epoch(loop: _Alone, forward: Any) -> None:
     began, batches_before = time.monotonic(), state.batch
     if not state.batch:
         # all randomness of an epoch comes from (seed, member, epoch): nothing older is needed
-        seed_all(epoch_seed(plan, state.epoch))
+        if not plan.beside:
+            seed_all(epoch_seed(plan, state.epoch))
         seed_draws(plan, state)
     plan.model.train()
     with signals.deferred():
@@ -329,7 +347,9 @@ def epoch_seed(plan: Plan, epoch: int) -> int:
 
 
 def seed_draws(plan: Plan, state: State) -> None:
-    """Begin the draws of augmentation and mixup anew, as every epoch does."""
+    """Begin the draws of augmentation, mixup and dropout anew, as every epoch does."""
+    if state.noise is not None:
+        state.noise.generator.manual_seed(epoch_seed(plan, state.epoch))
     state.draws.manual_seed(derive(plan.seed, plan.name, "augment", state.epoch))
 
 

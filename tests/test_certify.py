@@ -181,7 +181,7 @@ def test_networks_killed_in_every_stage_end_with_the_bytes_of_an_unbroken_run(
         runs.find(folders.runs(), "networks", run)
 
 
-@pytest.mark.parametrize("engine", ["stacked", "solo"])
+@pytest.mark.parametrize("engine", ["stacked", "streams", "solo"])
 def test_a_cohort_killed_in_every_stage_ends_with_the_bytes_of_an_unbroken_run(
     engine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

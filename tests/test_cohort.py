@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from kagglekit import checkpoint, engine, signals
+from kagglekit import checkpoint, choices, signals
 from kagglekit.augment import affine
 from kagglekit.errors import DivergedError
 from kagglekit.network import Network
@@ -58,7 +58,7 @@ def learned(recipe: Network[Any], cohort: list[Member], config: Any) -> dict[str
 
 
 def engines(run: Path) -> dict[str, str]:
-    return {name: one.engine for one in engine.recorded(run) for name in one.members}
+    return {name: one.engine for one in choices.recorded(run) for name in one.members}
 
 
 def demand_alike(recipe: Network[Any], data: Any, path: Path, most: float, **knobs: Any) -> None:
@@ -69,7 +69,7 @@ def demand_alike(recipe: Network[Any], data: Any, path: Path, most: float, **kno
                     settings(engine="stacked", **knobs))  # fmt: skip
     assert set(engines(path / "solo").values()) == {"solo"}
     found = engines(path / "stacked")
-    assert list(found.values()).count("stacked") == (2 if unequal else 3), engine.recorded(
+    assert list(found.values()).count("stacked") == (2 if unequal else 3), choices.recorded(
         path / "stacked"
     )
     assert not list((path / "stacked").glob("*.bin"))
@@ -257,7 +257,7 @@ def test_the_cohort_of_the_beginning_is_kept_whatever_is_asked_for_later(tmp_pat
 
     with pytest.raises(KilledError):
         regressor().fit([replace(made[0], record=dying), made[1]], settings(engine="stacked"))
-    begun = engine.recorded(tmp_path)
+    begun = choices.recorded(tmp_path)
     assert [choice.members for choice in begun] == [NAMES[:2]]
     regressor().fit(made, settings(engine="solo"))
     assert engines(tmp_path) == dict(zip(NAMES, ("stacked", "stacked", "solo"), strict=True))

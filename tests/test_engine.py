@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from kagglekit import cohort, devices, engine, files, folders
+from kagglekit import choices, cohort, devices, engine, files, folders, trial
 from kagglekit.augment import affine
 from kagglekit.cli import main
 from kagglekit.errors import UserError
@@ -39,7 +39,7 @@ def fitted(run: Path, recipe: Any = None, rows: Any = None, count: int = 3, **kn
     names = tuple(f"fold{place}-seed0" for place in range(count))
     made = members(rows or numbers(), run, names)
     (recipe or regressor()).fit(made, settings(**{"engine": "auto", **knobs}))
-    return made, engine.recorded(run)
+    return made, choices.recorded(run)
 
 
 LONG = {"epochs": 60, "score_every": 0, "checkpoint_seconds": 3600}
@@ -47,7 +47,8 @@ LONG = {"epochs": 60, "score_every": 0, "checkpoint_seconds": 3600}
 
 @pytest.fixture(autouse=True)
 def tried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_SHORT", 0.0)  # trainings here take a second
+    for name in ("_SHORT", "_BRIEF"):
+        monkeypatch.setattr(engine, name, 0.0)  # trainings here take a second
 
 
 def test_auto_stacks_small_networks_because_that_is_faster(
@@ -63,8 +64,7 @@ def test_auto_stacks_small_networks_because_that_is_faster(
 def test_auto_takes_what_the_trial_says(
     stacked: float, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rounds = iter([1 / 300, *[1 / 300, stacked / 100] * 4])
-    monkeypatch.setattr(engine, "_seconds", lambda *given: next(rounds))
+    monkeypatch.setattr(trial, "compared", lambda *given: (0.01, stacked / 100))
     _, (choice,) = fitted(tmp_path, **LONG)
     assert choice.engine == wanted
     assert choice.why == f"a round took {8 if wanted == 'stacked' else 10:g} ms stacked, 10 ms one by one"  # fmt: skip  # noqa: E501
@@ -100,10 +100,10 @@ def test_what_a_trial_said_is_written_before_the_first_step_and_kept(
         patch.setattr(engine, "train_cohort", die)
         with pytest.raises(KilledError):
             regressor().fit(broken, config)
-    begun = (tmp_path / "broken" / engine.RECORD).read_bytes()
+    begun = (tmp_path / "broken" / choices.RECORD).read_bytes()
     monkeypatch.setattr(engine, "_demand_faster", lambda *given: pytest.fail("tried again"))
     regressor().fit(broken, config)
-    assert (tmp_path / "broken" / engine.RECORD).read_bytes() == begun
+    assert (tmp_path / "broken" / choices.RECORD).read_bytes() == begun
     assert files_of(broken) == files_of(whole)
 
 
@@ -240,7 +240,7 @@ def test_a_resume_that_is_forced_compares_the_stack_again(
     assert set(engines(tmp_path / "usual").values()) == {"stacked"}
     stamp = replace(forced[0].stamp, forced=True)
     regressor().fit([replace(of, stamp=stamp) for of in forced], settings(engine="stacked"))
-    (choice,) = engine.recorded(tmp_path / "forced")
+    (choice,) = choices.recorded(tmp_path / "forced")
     assert (choice.engine, choice.why) == ("solo", "the model has changed")
 
 
@@ -250,9 +250,9 @@ def test_a_resume_that_is_forced_compares_the_stack_again(
 def test_a_cohort_that_would_not_fit_is_split_into_groups_of_about_one_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_most_members", lambda plan: 3)
-    made, choices = fitted(tmp_path, count=5, engine="stacked")
-    assert [len(choice.members) for choice in choices] == [3, 2]
+    monkeypatch.setattr(trial, "most_members", lambda plan: 3)
+    made, found = fitted(tmp_path, count=5, engine="stacked")
+    assert [len(choice.members) for choice in found] == [3, 2]
     assert set(engines(tmp_path).values()) == {"stacked"}
     assert all((of.folder / "weights.safetensors").exists() for of in made)
 
@@ -264,7 +264,7 @@ def test_the_memory_of_a_member_is_measured(
 
     def most(free: float, **knobs: Any) -> int:
         monkeypatch.setattr(devices, "free_bytes", lambda device: free)
-        return engine._most_members(regressor()._planned(of, settings(**knobs)))
+        return trial.most_members(regressor()._planned(of, settings(**knobs)))
 
     assert most(1) == 1
     assert most(1e9) > 100
@@ -284,10 +284,10 @@ def test_out_of_memory_halves_the_cohort_and_goes_on(
     expected, _ = fitted(tmp_path / "solo", count=5, engine="solo")
     with monkeypatch.context() as patch:  # it is in training that memory ends
         patch.setattr(engine, "_decided_on", lambda plans, passes: [
-            engine.Choice("stacked", tuple(plan.name for plan in plans), "asked")])  # fmt: skip
+            choices.Choice("stacked", tuple(plan.name for plan in plans), "asked")])  # fmt: skip
         patch.setattr(Stack, "backward", full)
-        made, choices = fitted(tmp_path / "halved", count=5, engine="stacked")
-    assert sorted(len(choice.members) for choice in choices) == [1, 2, 2]
+        made, found = fitted(tmp_path / "halved", count=5, engine="stacked")
+    assert sorted(len(choice.members) for choice in found) == [1, 2, 2]
     assert sum("more memory than there is" in line for line in caplog.messages) == 2
     assert not list((tmp_path / "halved").glob("*.bin"))
     for of, other in zip(made, expected, strict=True):
@@ -317,7 +317,7 @@ def test_a_cohort_that_is_halved_in_the_middle_has_each_epoch_once_in_its_histor
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    files.write_json(tmp_path / engine.RECORD, {"cohorts": [{"engine": "stacked"}]})
+    files.write_json(tmp_path / choices.RECORD, {"cohorts": [{"engine": "stacked"}]})
     with pytest.raises(UserError, match=r"engine\.json is not as kagglekit writes it"):
         fitted(tmp_path)
 
@@ -330,7 +330,7 @@ def test_members_whose_folders_are_not_a_run_s_are_trained_one_by_one(tmp_path: 
         folder.mkdir(parents=True)
         moved.append(replace(of, folder=folder))
     regressor().fit(moved, settings(engine="stacked"))
-    assert not (tmp_path / "elsewhere" / engine.RECORD).exists()
+    assert not (tmp_path / "elsewhere" / choices.RECORD).exists()
     assert all((of.folder / "weights.safetensors").exists() for of in moved)
 
 
@@ -363,7 +363,7 @@ def test_the_recipes_at_hand_really_run_stacked(
     found = {}
     for kind in ("solo", "stacked"):
         run = whole(name, kind, capsys, *WHOLE[name])
-        assert {choice.engine for choice in engine.recorded(run.folder)} == {kind}
+        assert {choice.engine for choice in choices.recorded(run.folder)} == {kind}
         found[kind] = np.load(run.folder / "oof.npy")
         assert not list(run.folder.rglob("*.bin"))
     size = np.abs(found["solo"]).max(0)
