@@ -56,7 +56,7 @@ test: setup
 # first the fuzz alone, then what the parsers' own tests add
 FUZZED := .coverage-fuzz
 PARSERS := config tables files images pictures submission leaderboard folds run network scoring \
-	answering blend estimator problem pipeline checkpoint
+	answering blend estimator problem pipeline checkpoint backbones
 
 fuzz: setup
 	KAGGLEKIT_FUZZ=$(FUZZ) COVERAGE_FILE=$(FUZZED) $(BIN)/coverage run --branch --source=kagglekit \

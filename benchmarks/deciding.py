@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import signal
 
 from kagglekit import metrics, paired
+from kagglekit.data import INDEPENDENT, Dependence
 from kagglekit.metrics import Metric
 
 Rng = np.random.Generator
-Task = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]  # target, two answers, groups
+Task = tuple[np.ndarray, np.ndarray, np.ndarray, Dependence]  # target, two answers, rows' ties
 _TRUTH = 1_000_000  # rows from which the true difference is computed
 
 
@@ -33,6 +35,7 @@ class Case:
     draw: Callable[[Rng, int, float], Task]
     behind: float
     share: float = 1.0  # of the repeats, for cases that take long
+    by_row: bool = False  # resampled as if rows stood alone
 
     def truth(self) -> float:
         """The difference that ever more rows would show."""
@@ -50,20 +53,20 @@ def classes(rng: Rng, rows: int, behind: float) -> Task:
         np.where(rng.random(rows) < np.clip(hard + extra, 0, 1), rng.integers(0, 5, rows), target)
         for extra in (0.0, behind)
     ]
-    return target, answers[0], answers[1], None
+    return target, answers[0], answers[1], INDEPENDENT
 
 
 def numbers(rng: Rng, rows: int, behind: float) -> Task:
     """Normal errors, of which half is common to both models."""
     target, common, one, other = rng.standard_normal((4, rows))
-    return target, target + common + one, target + common + (1 + behind) * other, None
+    return target, target + common + one, target + common + (1 + behind) * other, INDEPENDENT
 
 
 def heavy(rng: Rng, rows: int, behind: float) -> Task:
     """The same with t-distributed errors of 6 degrees of freedom."""
     target = rng.standard_normal(rows)
     common, one, other = rng.standard_t(6, (3, rows))
-    return target, target + common + one, target + common + (1 + behind) * other, None
+    return target, target + common + one, target + common + (1 + behind) * other, INDEPENDENT
 
 
 def grouped(rng: Rng, rows: int, behind: float) -> Task:
@@ -74,7 +77,7 @@ def grouped(rng: Rng, rows: int, behind: float) -> Task:
         rng.standard_normal(groups[-1] + 1)[groups] + 0.5 * rng.standard_normal(rows)
         for _ in range(2)
     ]
-    return target, target + own[0], target + (1 + behind) * own[1], groups
+    return target, target + own[0], target + (1 + behind) * own[1], Dependence(groups)
 
 
 def ranked(rng: Rng, rows: int, behind: float) -> Task:
@@ -82,7 +85,38 @@ def ranked(rng: Rng, rows: int, behind: float) -> Task:
     target = (rng.random(rows) < 0.3).astype(np.int64)
     common = rng.standard_normal(rows)
     own = [2 * target + common + (1 + extra) * rng.standard_normal(rows) for extra in (0, behind)]
-    return target, own[0], own[1], None
+    return target, own[0], own[1], INDEPENDENT
+
+
+def in_time(carried: float, hours: int = 1) -> Callable[[Rng, int, float], Task]:
+    """Errors that time carries on: of each, a share `carried` of the one before (AR(1)).
+
+    A time has `hours` rows, whose errors are alike but for half of their variance.
+    """
+
+    def draw(rng: Rng, rows: int, behind: float) -> Task:
+        times, moments = rows // hours, np.arange(rows) // hours
+        target = rng.standard_normal(rows)
+        own = [_carried_on(rng, times, carried)[moments] for _ in range(2)]
+        if hours > 1:
+            own = [part + rng.standard_normal(rows) for part in own]
+        return target, target + own[0], target + (1 + behind) * own[1], Dependence(moments=moments)
+
+    return draw
+
+
+def _carried_on(rng: Rng, times: int, carried: float) -> np.ndarray:
+    """(times,) of a standard normal AR(1) process."""
+    fresh = rng.standard_normal(times) * np.sqrt(1 - carried**2)
+    fresh[0] /= np.sqrt(1 - carried**2)
+    return signal.lfilter([1], [1, -carried], fresh)
+
+
+def rising(rng: Rng, rows: int, behind: float) -> Task:
+    """Scores of two classes, whose errors time carries on."""
+    target = (rng.random(rows) < 0.3).astype(np.int64)
+    own = [2 * target + (1 + extra) * _carried_on(rng, rows, 0.7) for extra in (0, behind)]
+    return target, own[0], own[1], Dependence(moments=np.arange(rows))
 
 
 CASES = (
@@ -95,6 +129,16 @@ CASES = (
     Case("RMSE, 8,000 rows", metrics.rmse, 8000, numbers, 0.03, share=0.2),
     Case("RMSE, 100 groups of 10", metrics.rmse, 1000, grouped, 0.1),
     Case("AUC, 400 rows", metrics.roc_auc, 400, ranked, 0.3, share=0.1),
+    Case("time: RMSE, 500, AR 0", metrics.rmse, 500, in_time(0.0), 0.1),
+    Case("time: RMSE, 500, AR 0.6", metrics.rmse, 500, in_time(0.6), 0.1),
+    Case("time: … by row", metrics.rmse, 500, in_time(0.6), 0.1, by_row=True),
+    Case("time: RMSE, 500, AR 0.9", metrics.rmse, 500, in_time(0.9), 0.1),
+    Case("time: … by row", metrics.rmse, 500, in_time(0.9), 0.1, by_row=True),
+    Case("time: RMSE, 4,000, AR 0.9", metrics.rmse, 4000, in_time(0.9), 0.1, share=0.5),
+    Case("time: RMSE, 300 × 8, AR 0.6", metrics.rmse, 2400, in_time(0.6, 8), 0.1),
+    Case("time: … by row", metrics.rmse, 2400, in_time(0.6, 8), 0.1, by_row=True),
+    Case("time: AUC, 400, AR 0.7", metrics.roc_auc, 400, rising, 0.3, share=0.1),
+    Case("time: … by row", metrics.roc_auc, 400, rising, 0.3, share=0.1, by_row=True),
 )
 
 
@@ -110,9 +154,10 @@ def simulate(case: Case, repeats: int, seed: int = 0) -> tuple[float, float]:
 
 
 def _found(case: Case, rng: Rng, behind: float) -> paired.Difference:
-    target, one, other, groups = case.draw(rng, case.rows, behind)
+    target, one, other, dependence = case.draw(rng, case.rows, behind)
     table = pd.DataFrame(index=np.arange(len(target)))
-    scores = paired.judged(case.metric, target, [one, other], table, groups)
+    drawn = INDEPENDENT if case.by_row else dependence
+    scores = paired.judged(case.metric, target, [one, other], table, drawn)
     return paired.difference(scores, 0, 1, case.metric.greater_is_better)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import numpy as np
 from . import competition as competitions
 from . import config as configs
 from . import files
+from .backbones import BackboneConfig
 from .blend import RECIPE, Blend
 from .competition import Competition
 from .config import Config
 from .data import Split
 from .errors import UserError
+from .finetune import FinetuneConfig
 from .recipe import Predictor, Recipe
 from .run import Key, Run
 
@@ -96,6 +99,29 @@ class Fitted:
         else:
             before = {name: part.predictor(key) for name, part in siblings.items()}
         return self.recipe.restore(self.run.member(key), self.config, before)
+
+    @property
+    def backbone(self) -> BackboneConfig | None:
+        """Which pretrained weights its answers need beside what was learned; None for none.
+
+        A network that was trained on from them has weights of its own.
+        """
+        config = self.config
+        if isinstance(config, BackboneConfig) and not isinstance(config, FinetuneConfig):
+            return config
+        return None
+
+    @property
+    def needed(self) -> list[Fitted]:
+        """The runs that it asks, each once."""
+        names = sorted(set(self.manifest.get("needs", {}).values()))
+        return [Fitted(self.competition, self._sibling(name)) for name in names]
+
+    def everyone(self) -> Iterator[Fitted]:
+        """The run, and all that it asks, directly or not."""
+        yield self
+        for other in self.needed:
+            yield from other.everyone()
 
     def check_parts(self) -> None:
         """UserError where a run that was mixed answers otherwise now, as with more seeds."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +36,7 @@ _WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put
 _SHOWN = 3  # names that an error tells
 _LARGEST = 4096  # pixels a side that a model may ask for
 _PATIENCE = 5  # seconds that a first knock at the hub may take
+_NUMBER = r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _SAID = ("architecture", "pad_type", "mean", "std", "input_size", "interpolation")
 
 PadType = Literal["", "same"]
@@ -400,7 +403,8 @@ def _transform(name: str, told: Mapping[str, Any], side: int, path: Path) -> Tra
     size = (side, side) if side else tuple(_numbers(told.get("input_size", usual.input_size))[-2:])
     mean, std = (_numbers(told.get(key, getattr(usual, key))) for key in ("mean", "std"))
     mean, std = (part * 3 if len(part) == 1 else part for part in (mean, std))
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or not _sound(size):
+    finite = all(map(math.isfinite, [*mean, *std]))
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or not finite or not _sound(size):
         raise UserError(f"what {path} says of mean, std or input_size fits no colour picture")
     height, width = (int(length) for length in size)
     interpolation = str(told.get("interpolation", usual.interpolation))
@@ -414,7 +418,7 @@ def _sound(size: Sequence[float]) -> bool:
 
 def _numbers(value: Any) -> list[float]:
     """The numbers of a list, or of its text."""
-    return [float(text) for text in re.findall(r"\d+\.?\d*(?:e-?\d+)?", str(value))]
+    return [float(text) for text in re.findall(_NUMBER, str(value))]
 
 
 def _options(name: str, padding: Any, size: tuple[int, int]) -> dict[str, Any]:
@@ -508,13 +512,34 @@ def _weights(path: Path) -> dict[str, Tensor]:
 
             content: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = _tensors(path)
         content = next((content[key] for key in _NESTED if key in content), content)
         weights = {_unwrapped(str(name)): _plain(part) for name, part in content.items()}
     broken = [n for n, w in weights.items() if w.is_floating_point() and not w.isfinite().all()]
     if broken:
         raise UserError(f"{path}: weight {broken[0]} is not finite: give a file that is whole")
     return weights
+
+
+def _tensors(path: Path) -> Any:
+    """What torch saved in a file, in its layout of today (a zip) or in that before 1.6."""
+    with path.open("rb") as opened:
+        zipped = opened.read(4) == b"PK\3\4"
+    if zipped:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with _Bounded(io.FileIO(path), path.stat().st_size) as whole:
+        return torch.load(whole, map_location="cpu", weights_only=True)
+
+
+class _Bounded(io.BufferedReader):
+    """A file that asks for no more memory than it has bytes, whatever length it claims inside."""
+
+    def __init__(self, raw: io.FileIO, size: int) -> None:
+        super().__init__(raw)
+        self.size = size
+
+    def read(self, length: int | None = -1, /) -> bytes:
+        return super().read(-1 if length is None else min(length, self.size))
 
 
 def _unwrapped(name: str) -> str:
@@ -526,6 +551,8 @@ def _unwrapped(name: str) -> str:
 def _plain(part: Any) -> Tensor:
     if not isinstance(part, Tensor):
         raise TypeError(f"it holds a {type(part).__name__} among the tensors")
+    if part.is_meta or part.layout is not torch.strided:
+        raise TypeError("it holds a tensor without its numbers, or a sparse one")
     return part.float() if part.is_floating_point() else part
 
 

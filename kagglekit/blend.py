@@ -54,6 +54,12 @@ class Blend:
         if not isinstance(self.config, BlendConfig):
             raise TypeError(f"Blend takes a BlendConfig, not a {type(self.config).__name__}")
 
+    def resolve(self, config: BlendConfig, train: Split) -> BlendConfig:
+        """`config` as it is; UserError for a method that such a target never bears."""
+        assert train.target is not None
+        mixing.demand_of(train.target, config.method)
+        return config
+
     def fit(self, members: Sequence[Member], config: BlendConfig) -> None:
         """Fit each member's mix; what it learned goes to `weights.npz`."""
         one_by_one(members, lambda member: self._fit(member, config))
@@ -65,6 +71,7 @@ class Blend:
             answers=np.stack([member.oof[name] for name in self.needs]),
             target=target,
             judge=mixing.Judge(self.metric, self.decision),
+            dependence=member.dependence,
             seed=member.seed,
             bags=config.bags,
             rounds=config.rounds,

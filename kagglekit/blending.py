@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from . import config as configs
-from . import contenders, devices, faults, files, folders, pipeline, stamps
+from . import contenders, devices, faults, files, folders, mixing, pipeline, problem, stamps
 from .blend import RECIPE, Blend, BlendConfig
 from .contenders import Contender, Contest
 from .data import Split
 from .decisions import Combine
 from .errors import UserError
+from .folds import dependence
 from .progress import Progress, listening
 from .recipe import Predictor
 from .run import Key, Run
@@ -44,8 +45,11 @@ def blend(request: Request, progress: Progress) -> dict[str, Any]:
     with pipeline.visiting(request.command), progress, listening(progress):
         contest = contenders.gather(request.name, _wanted(request, progress), request.data)
         _same_rows(contest)
-        _rows_to_learn_from(contest)
-        job = _job(request, contest)
+        _alike(contest)
+        scored = _learnable(contest)
+        job = _job(request, contest, scored)
+        if len(scored) < len(contest.contenders[0].folds):
+            progress.say(f"scored on {_named(scored)}: nothing was answered before the others")
         made = pipeline.complete(job, progress)
     return {**pipeline.summary(job), "trained": made, **_told(contest, job.run)}
 
@@ -56,6 +60,7 @@ def _wanted(request: Request, progress: Progress) -> Sequence[str]:
         raise UserError(f"a blend of {request.wanted[0]} alone is that run: name two runs or more")
     if request.wanted:
         return request.wanted
+    problem.find(request.name)  # a name mistyped is no run that is missing
     home = folders.runs() / request.name
     found = [name for name in contenders.comparable(request.name)
              if Run(home / name).manifest()["recipe"] != RECIPE]  # fmt: skip
@@ -80,27 +85,58 @@ def _same_rows(contest: Contest) -> None:
             )
 
 
-def _rows_to_learn_from(contest: Contest) -> None:
-    """Refuse runs with a fold whose mix would have no answers of the other folds to learn from."""
+def _alike(contest: Contest) -> None:
+    """Refuse runs whose answers to a row differ in shape, as a class and its probabilities do."""
+    first, *others = contest.contenders
+    for one in others:
+        shapes = [list(part.oof.answers.shape[1:]) for part in (first, one)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{first.name} answers a row with numbers of shape {shapes[0]}, {one.name} of "
+                f"{shapes[1]}: only answers of one shape mix"
+            )
+
+
+def _learnable(contest: Contest) -> list[int]:
+    """The folds whose mix has answers of other rows to learn from.
+
+    All have, or runs that lack folds are refused: only where folds go forward in time has the
+    first nothing before it that was answered.
+    """
     first = contest.contenders[0]
     split, covered = first.run.folds(), first.oof.covered
-    if not all(covered[split[fold.fold][0]].any() for fold in first.folds):
+    found = [fold.fold for fold in first.folds if covered[split[fold.fold][0]].any()]
+    forward = dependence(contest.data, contest.competition.folds).moments is not None
+    if len(found) < (1 if forward else len(first.folds)):
         raise UserError(
             "a blend learns from the answers of other folds than it is scored on, and these runs "
             "have too few: train two folds of each at least"
         )
+    return found
 
 
-def _job(request: Request, contest: Contest) -> pipeline.Job:
+def _named(folds: Sequence[int]) -> str:
+    return f"fold{'' if len(folds) == 1 else 's'} {', '.join(map(str, folds))}"
+
+
+def _demand_method(contest: Contest, config: BlendConfig) -> None:
+    """Refuse a method that the answers do not bear, before a folder is made for it."""
+    covered = contest.contenders[0].oof.covered
+    answers = np.stack([one.oof.answers[covered] for one in contest.contenders])
+    mixing.demand(mixing.Task(answers, contest.data.target[covered]), config.method)
+
+
+def _job(request: Request, contest: Contest, scored: Sequence[int]) -> pipeline.Job:
     first = contest.contenders[0]
     parts = tuple(sorted(one.name for one in contest.contenders))
     drawn = first.manifest["config"]
     shared = {key: drawn[key] for key in ("folds", "folds_file", "seed") if key in drawn}
     competition = contest.competition
     recipe = Blend(parts, BlendConfig(**shared), competition.metric, competition.decision)
-    config = configs.override(recipe.config, request.assignments)
+    config: BlendConfig = configs.override(recipe.config, request.assignments)
     if (config.folds, config.folds_file) != (recipe.config.folds, recipe.config.folds_file):
         raise UserError("a blend has the folds of its runs: leave out folds= and folds_file=")
+    _demand_method(contest, config)
     read = replace(
         contest.problem,
         competition=replace(competition, recipes={**competition.recipes, RECIPE: recipe}),
@@ -119,13 +155,12 @@ def _job(request: Request, contest: Contest) -> pipeline.Job:
             **{f"needs {name}": _digest(needed[name].run) for name in parts},
         },
     )
-    answered = tuple(fold.fold for fold in first.folds)
     typed = pipeline.Request(
         name=request.name,
         recipe=RECIPE,
         assignments=request.assignments,
         data=request.data,
-        folds=None if len(answered) == len(split) else answered,
+        folds=None if len(scored) == len(split) else tuple(scored),
         rows=first.manifest.get("rows"),
         command=request.command,
     )
@@ -176,20 +211,24 @@ class _Part:
 
 
 def _told(contest: Contest, run: Run) -> dict[str, Any]:
-    """What the test answers were mixed of, and how: the fit on all rows, else the last fold's."""
+    """What the test answers were mixed of, and how: the fit on all rows, else the last fold's.
+
+    The parts' scores are of the rows that the blend has answered, the best first.
+    """
     keys = run.members()
     learned = files.read_arrays(run.member(keys[-1]) / "weights.npz")
     shares = learned["weights"].mean(axis=1) if "weights" in learned else None
     places = {name: place for place, name in enumerate(sorted(c.name for c in contest.contenders))}
-    scores = contest.judged.whole()
-    return {
-        "method": str(learned["method"]),
-        "parts": [
-            {
-                "run": one.name,
-                "cv": float(score),
-                "weight": None if shares is None else float(shares[places[one.name]]),
-            }
-            for one, score in zip(contest.contenders, scores, strict=True)
-        ],
-    }
+    rows = np.flatnonzero(files.read_array(run.folder / "covered.npy"))
+    alike = replace(contest, rows=rows)
+    parts: list[dict[str, Any]] = [
+        {
+            "run": one.name,
+            "cv": float(score),
+            "weight": None if shares is None else float(shares[places[one.name]]),
+        }
+        for one, score in zip(contest.contenders, alike.judged.whole(), strict=True)
+    ]
+    better = contest.competition.metric.greater_is_better
+    parts.sort(key=lambda part: part["cv"], reverse=better)
+    return {"method": str(learned["method"]), "parts": parts}

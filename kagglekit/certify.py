@@ -76,6 +76,7 @@ class Request:
     rows: int | None = None
     kills: int = 20
     seed: int = 0  # of the moments
+    weights: Path | None = None  # as typed; recipes find them by $KAGGLEKIT_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,8 @@ def command(request: Request) -> list[str]:
         options += ["--folds", ",".join(map(str, request.folds))]
     if request.seeds != 1:
         options += ["--seeds", str(request.seeds)]
+    if request.weights is not None:
+        options += ["--weights", str(request.weights)]
     if request.data is not None:
         options += ["--data", str(request.data)]
     return ["train", request.name, name, *request.assignments, *lowered, *options, "--json"]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from . import board, files, folders, inventory, leaderboard, locks
 from .errors import UserError
 from .inventory import State
+from .run import typed_name
 
 Kind = Literal["cache", "set aside", "leftover", "unfinished", "download", "run", "submission"]
 
@@ -30,6 +31,7 @@ _CACHES = {
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.tmp")
 _LEFT_SECONDS = 3600  # a temporary as old as this has nobody who is writing it
 _DAY = 24 * 3600
+_USERS = 3  # runs that are named as built on another
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,7 @@ def _progress(state: State) -> str:
 
 def _named(wanted: str, known: Sequence[State], competition: str) -> State:
     """The run whose name is, or uniquely begins with, `wanted`; set-aside ones only by name."""
+    wanted = typed_name(folders.runs() / competition, wanted)
     for state in known:
         if state.run == wanted:
             return state
@@ -226,7 +229,10 @@ def _named(wanted: str, known: Sequence[State], competition: str) -> State:
 
 def _needed_by(state: State, known: Iterable[State]) -> str:
     users = [other.run for other in known if state.run in other.needs]
-    return f"{', '.join(users[:3])} was built on it" if users else ""
+    if len(users) < 2:
+        return f"{users[0]} was built on it" if users else ""
+    some, more = users[:_USERS], len(users) - _USERS
+    return f"{', '.join(some)}{f' and {more} more' if more > 0 else ''} were built on it"
 
 
 def _submissions(state: State) -> list[Thing]:

@@ -184,93 +184,135 @@ class _Parser(argparse.ArgumentParser):
             raise UserError(f"there is no verb {value!r}; {hint}")
 
 
+class _Verbs:
+    """The verbs of the command, in the order in which the help lists them."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+        self._shared = _Parser(add_help=False)
+        self._shared.add_argument(
+            "--json", action="store_true", help="one JSON document on stdout, no more"
+        )
+        self._shared.add_argument(
+            "--competitions", metavar="DIR",
+            help="folder of competitions (default: $KAGGLEKIT_COMPETITIONS, else ./competitions)",
+        )  # fmt: skip
+
+    def add(self, name: str, run: Callable[[Any], _Outcome], help: str) -> argparse.ArgumentParser:
+        """A verb with the options that all have, and what it does."""
+        made = self._verbs.add_parser(name, help=help, description=help, parents=[self._shared])
+        made.set_defaults(run=run)
+        return made
+
+    def of(self, name: str, run: Callable[[Any], _Outcome], help: str) -> argparse.ArgumentParser:
+        """The same of a verb whose first argument is a competition."""
+        made = self.add(name, run, help)
+        made.add_argument("name", help="the competition")
+        return made
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         "kagglekit", description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"kagglekit {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    shared = _Parser(add_help=False)
-    shared.add_argument("--json", action="store_true", help="one JSON document on stdout, no more")
-    shared.add_argument(
-        "--competitions", metavar="DIR",
-        help="folder of competitions (default: $KAGGLEKIT_COMPETITIONS, else ./competitions)",
-    )  # fmt: skip
-
-    def verb(name: str, run: Callable[[Any], _Outcome], help: str) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=help, description=help, parents=[shared])
-        made.set_defaults(run=run)
-        return made
-
-    listed = verb("list", _list, "competitions, their recipes, whether data is here, best score")
-    listed.add_argument("name", nargs="?", help="show this competition's recipes with their knobs")
-    _add_train(verb("train", _train, "train a recipe: cross-validation, submission, leaderboard"))
-    fetched = verb("download", _download, "bring Kaggle's files here: resumed, checked, unpacked")
-    fetched.add_argument("name", help="the competition")
-    fetched.add_argument("--slug", metavar="S", help="its name on Kaggle this year")
-    _add_submit(verb("submit", _submit, "send a run's answers to Kaggle, at most once"))
-    sent = verb("submissions", _submissions, "what was sent: scores, status, quota left today")
-    sent.add_argument("name", help="the competition")
-    sent.add_argument("--slug", metavar="S", help="its name on Kaggle this year")
-    _add_certify(verb("certify", _certify, "prove that a run killed anywhere ends with its bytes"))
-    answers = verb("predict", _predict, "let a finished run answer another test set")
-    answers.add_argument("name", help="the competition")
-    answers.add_argument("which", metavar="RUN", help="the run, or the beginning of its name")
-    answers.add_argument("--data", required=True, type=Path, metavar="DIR", help="the test set")
-    answers.add_argument("--out", type=Path, metavar="FILE", help="the CSV to write")
-    _add_weights(answers)
-    leaks = verb("leaks", _leaks, "copies, groups and shortcuts that make a CV score too good")
-    leaks.add_argument("name", help="the competition")
-    leaks.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
-    _add_weights(leaks)
-    written = verb("notebook", _notebook, "a run as an offline Kaggle notebook with its dataset")
-    written.add_argument("name", help="the competition")
-    written.add_argument("which", nargs="?", metavar="RUN", help="the run (default: the best)")
-    written.add_argument(
-        "--user", metavar="NAME", help="yours on Kaggle (default: of the credentials)"
+    verbs = _Verbs(parser)
+    listed = verbs.add(
+        "list", _list, "competitions, their recipes, whether data is here, best score"
     )
-    _add_leaderboard(verb("leaderboard", _leaderboard, "runs with their scores, best first"))
-    compared = verb("compare", _compare, "which of several runs is better, and how surely")
-    compared.add_argument("name", help="the competition")
-    compared.add_argument("runs", nargs="*", metavar="RUN", help="two runs or more, to compare")
-    compared.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
-    mixed = verb("blend", _blend, "mix finished runs into one of its own, scored honestly")
-    mixed.add_argument("name", help="the competition")
+    listed.add_argument("name", nargs="?", help="show this competition's recipes with their knobs")
+    _add_train(
+        verbs.add("train", _train, "train a recipe: cross-validation, submission, leaderboard")
+    )
+    _add_kaggle(verbs)
+    _add_certify(
+        verbs.add("certify", _certify, "prove that a run killed anywhere ends with its bytes")
+    )
+    _add_predict(verbs.of("predict", _predict, "let a finished run answer another test set"))
+    leaks = verbs.of("leaks", _leaks, "copies, groups and shortcuts that make a CV score too good")
+    _add_data(leaks)
+    _add_weights(leaks)
+    _add_notebook(
+        verbs.of("notebook", _notebook, "a run as an offline Kaggle notebook with its dataset")
+    )
+    _add_deciding(verbs)
+    _add_upkeep(verbs)
+    verbs.add("doctor", _doctor, "what is here, what is missing, and what to do about it")
+    return parser
+
+
+def _add_kaggle(verbs: _Verbs) -> None:
+    """The verbs that talk to Kaggle."""
+    fetched = verbs.of(
+        "download", _download, "bring Kaggle's files here: resumed, checked, unpacked"
+    )
+    fetched.add_argument("--slug", metavar="S", help="its name on Kaggle this year")
+    _add_submit(verbs.of("submit", _submit, "send a run's answers to Kaggle, at most once"))
+    sent = verbs.of("submissions", _submissions, "what was sent: scores, status, quota left today")
+    sent.add_argument("--slug", metavar="S", help="its name on Kaggle this year")
+
+
+def _add_deciding(verbs: _Verbs) -> None:
+    """The verbs that look at finished runs."""
+    _add_leaderboard(verbs.add("leaderboard", _leaderboard, "runs with their scores, best first"))
+    compared = verbs.of("compare", _compare, "which of several runs is better, and how surely")
+    compared.add_argument(
+        "runs", nargs="*", default=[], metavar="RUN", help="two runs or more, to compare"
+    )
+    _add_data(compared)
+    mixed = verbs.of("blend", _blend, "mix finished runs into one of its own, scored honestly")
     mixed.add_argument(
-        "assignments", nargs="*", metavar="RUN key=value",
+        "assignments", nargs="*", default=[], metavar="RUN key=value",
         help="the runs (default: all that compare with the best), and knobs, as in method=greedy",
     )  # fmt: skip
-    mixed.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
-    reported = verb("report", _report, "one HTML page of a run: scores, errors, pictures, cost")
-    reported.add_argument("name", help="the competition")
+    _add_data(mixed)
+    reported = verbs.of("report", _report, "one HTML page of a run: scores, errors, pictures, cost")
     reported.add_argument("which", nargs="?", metavar="RUN", help="a run (default: the best by CV)")
-    verb("board", _board, "one HTML page of all runs, which links their reports")
-    unfinished = verb("runs", _runs, "unfinished runs: how far, who is at it, what goes on with it")
+    verbs.add("board", _board, "one HTML page of all runs, which links their reports")
+
+
+def _add_upkeep(verbs: _Verbs) -> None:
+    """The verbs that look after runs and practice data."""
+    unfinished = verbs.add(
+        "runs", _runs, "unfinished runs: how far, who is at it, what goes on with it"
+    )
     unfinished.add_argument("name", nargs="?", help="one competition only")
     unfinished.add_argument("--all", action="store_true", help="finished and set-aside ones too")
-    _add_clean(verb("clean", _clean, "free disk space: shows what can go, and asks"))
-    practice = verb("practice", _practice, "write offline stand-in data")
-    practice.add_argument("name", help="the competition")
+    _add_clean(verbs.add("clean", _clean, "free disk space: shows what can go, and asks"))
+    practice = verbs.of("practice", _practice, "write offline stand-in data")
     practice.add_argument("kind", nargs="?", help="which practice data, where there are several")
-    served = verb("practice-server", _practice_server, "Kaggle in a box, for practice data")
-    served.add_argument("name", help="the competition")
-    served.add_argument(
-        "--port", type=_positive, default=8765, metavar="N", help="where it listens"
-    )
+    served = verbs.of("practice-server", _practice_server, "Kaggle in a box, for practice data")
+    served.add_argument("--port", type=_port, default=8765, metavar="N", help="where it listens")
     served.add_argument("--limit", type=_positive, default=5, metavar="N", help="submissions a day")
-    verb("doctor", _doctor, "what is here, what is missing, and what to do about it")
-    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("which", metavar="RUN", help="the run, or the beginning of its name")
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the test set")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the CSV to write")
+    _add_weights(parser)
+
+
+def _add_notebook(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("which", nargs="?", metavar="RUN", help="the run (default: the best)")
+    parser.add_argument(
+        "--user", metavar="NAME", help="yours on Kaggle (default: of the credentials)"
+    )
 
 
 def _add_wanted(parser: argparse.ArgumentParser) -> None:
     """What is trained, by `train` and `certify` alike."""
     parser.add_argument("name", help="the competition")
     parser.add_argument(
-        "assignments", nargs="*", metavar="RECIPE key=value",
+        "assignments", nargs="*", default=[], metavar="RECIPE key=value",
         help="the recipe (default: the competition's first), and knobs to change",
     )  # fmt: skip
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
+    _add_data(parser)
     parser.add_argument("--seeds", type=_positive, default=1, metavar="N", help="seeds a fold")
     parser.add_argument("--folds", type=_numbers, metavar="0,1", help="train these folds only")
     parser.add_argument("--rows", type=_positive, metavar="N", help="a subset, for a quick look")
@@ -317,12 +359,11 @@ def _add_leaderboard(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_submit(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="the competition")
     parser.add_argument(
         "which", nargs="?", metavar="RUN|FILE",
         help="a run, the beginning of its name, or a CSV (default: the best run by CV)",
     )  # fmt: skip
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of Kaggle's download")
+    _add_data(parser)
     parser.add_argument("--slug", metavar="S", help="the competition's name on Kaggle this year")
     parser.add_argument("--again", action="store_true", help="also what Kaggle has already")
     parser.add_argument("--yes", action="store_true", help="send without asking")
@@ -334,7 +375,9 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
 
 def _add_clean(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="one competition only, and none of the caches")
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="these runs, also finished ones")
+    parser.add_argument(
+        "runs", nargs="*", default=[], metavar="RUN", help="these runs, also finished ones"
+    )
     parser.add_argument("--unfinished", action="store_true", help="unfinished runs too")
     parser.add_argument(
         "--older-than",
@@ -361,6 +404,12 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above zero")
     return value
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: it goes from 1 to 65535")
+    return int(text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -421,6 +470,7 @@ def _certify(options: argparse.Namespace) -> _Outcome:
         rows=options.rows,
         kills=options.kills,
         seed=options.seed,
+        weights=options.weights,
     )
     with display.ticker() as tell:
         certificate = certify.certify(request, tell)
@@ -430,9 +480,11 @@ def _certify(options: argparse.Namespace) -> _Outcome:
 def _predict(options: argparse.Namespace) -> _Outcome:
     from . import pipeline
 
+    question = pipeline.Question(
+        options.name, options.which, options.data, options.out, options.weights
+    )
     with pipeline.visiting(options.command), _progress() as progress:
-        result = pipeline.predict(options.name, options.which, options.data, options.out, progress)
-    return _Outcome(result, "prediction")
+        return _Outcome(pipeline.predict(question, progress), "prediction")
 
 
 def _leaks(options: argparse.Namespace) -> _Outcome:

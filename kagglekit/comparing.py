@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from . import contenders, faults, paired, scoring, shakeup
+from . import contenders, faults, paired, problem, scoring, shakeup
 from .contenders import Contender, Contest
 from .errors import UserError
-from .folds import group_column, group_file
+from .folds import group_column, group_file, time_column
 from .paired import Difference
 
 LEVEL = 0.05  # of p, adjusted for all that is compared
@@ -59,12 +59,14 @@ def compare(name: str, wanted: Sequence[str], data: Path | None = None) -> dict[
 
     Raises UserError for fewer than two runs, and where `contenders.gather` does.
     """
+    problem.find(name)
     if len(wanted) < 2:
         raise UserError(f"compare wants two runs or more: kagglekit compare {name} RUN_A RUN_B")
     contest = contenders.gather(name, wanted, data)
     found = pairs(contest)
     scores = contest.judged.whole()
-    column, path = group_column(contest.competition.folds), group_file(contest.competition.folds)
+    folds, blocks = contest.competition.folds, contest.judged.blocks
+    column, path = group_column(folds), group_file(folds)
     return {
         "competition": name,
         "metric": contest.competition.metric.name,
@@ -72,8 +74,10 @@ def compare(name: str, wanted: Sequence[str], data: Path | None = None) -> dict[
         "rows": len(contest.rows),
         "units": contest.judged.units,
         "groups": column if path is None else path.name,
+        "times": time_column(folds),
+        "block": None if blocks is None else blocks.span,
         "runs": [
-            _told(one, float(scores[place]), contest.drawn[:, place])
+            _told(one, float(scores[place]), contest.drawn_alone(place))
             for place, one in enumerate(contest.contenders)
         ],
         "pairs": [_pair(pair) for pair in found],

@@ -77,6 +77,16 @@ class Contest:
         """(draws, runs) scores of rows drawn with replacement, in the contenders' order."""
         return paired.bootstrap(self.judged)
 
+    def drawn_alone(self, place: int) -> np.ndarray:
+        """(draws,) scores of one contender: what its own interval is made of.
+
+        In time its errors may be carried on for longer than its differences from others, and
+        then it is drawn in blocks of its own.
+        """
+        if self.judged.blocks is None:
+            return self.drawn[:, place]
+        return paired.bootstrap(self.judge([self.contenders[place].decided]))[:, 0]
+
     def judge(self, decided: Sequence[np.ndarray]) -> Judged:
         """The same of other decided answers (train rows, ...)."""
         answers = [part[self.rows] for part in decided]
@@ -89,13 +99,14 @@ def gather(name: str, wanted: Sequence[str], data: Path | None = None) -> Contes
     Raises UserError for a run twice, unfinished or damaged, for runs of different data or folds,
     and where their data are no longer to be found.
     """
+    competition = problem.find(name)  # first: a name mistyped is no run that is missing
     found = [runs.find(folders.runs(), name, typed) for typed in wanted]
     twice = [run.name for number, run in enumerate(found) if run in found[:number]]
     if twice:
         raise UserError(f"{twice[0]} is named twice: name different runs")
     manifests = {run: _finished(name, run) for run in found}
     _same_data(manifests)
-    read = _problem(name, manifests, data)
+    read = _problem(name, competition, manifests, data)
     everyone = [contender(read, run, manifest) for run, manifest in manifests.items()]
     _same_folds(everyone)
     return contest(read, everyone)
@@ -173,9 +184,13 @@ def _where(manifest: Mapping[str, Any]) -> str:
     return f"{manifest['data'].get('kind', '')} {manifest['data'].get('folder', '?')}".strip()
 
 
-def _problem(name: str, manifests: Mapping[Run, dict[str, Any]], given: Path | None) -> Problem:
+def _problem(
+    name: str,
+    competition: Competition,
+    manifests: Mapping[Run, dict[str, Any]],
+    given: Path | None,
+) -> Problem:
     """The data that the runs were trained on, read again."""
-    competition = problem.find(name)
     run, told = next(iter(manifests.items()))
     trained_on = Path(str(told["data"].get("folder", "")))
     source = folders.find_data(name, given or (trained_on if trained_on.is_dir() else None))

@@ -138,6 +138,29 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Dependence:
+    """How rows depend on one another: as alone, in groups, or as they follow in time.
+
+    `groups` and `moments` are (rows,) numbers from 0: of each row's group, and of its time in
+    their order. Where rows have both, time is what counts.
+    """
+
+    groups: np.ndarray | None = None
+    moments: np.ndarray | None = None
+
+    def of(self, rows: Rows) -> Dependence:
+        """The same of some rows, numbered without gaps."""
+        return Dependence(_renumbered(self.groups, rows), _renumbered(self.moments, rows))
+
+
+def _renumbered(numbers: np.ndarray | None, rows: Rows) -> np.ndarray | None:
+    return None if numbers is None else np.unique(numbers[rows], return_inverse=True)[1]
+
+
+INDEPENDENT = Dependence()
+
+
+@dataclass(frozen=True)
 class Task:
     """What a model has to know of the data before it can be built."""
 

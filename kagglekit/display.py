@@ -375,6 +375,8 @@ def _cleaned(plans: tuple[cleaning.Plan, cleaning.Plan]) -> RenderableType:
 
 def _leaderboard(result: Json) -> RenderableType:
     if not result["runs"]:
+        if result["all"]:
+            return Text(f"no run of {_count(result['all'], 'run')} passes --filter")
         return Text("no runs yet: `kagglekit train NAME` makes one")
     table = leaderboard.table([leaderboard.Row(**row) for row in result["runs"]])
     told = result["kaggle"]
@@ -385,7 +387,8 @@ def _leaderboard(result: Json) -> RenderableType:
 
 def _report(result: Json) -> RenderableType:
     told = f"{result['report']}   {size(result['bytes'])}; open it in a browser"
-    return Group(Text(result["summary"]), Text(told, "dim"))
+    lacking = [Text(f"{result['unfinished']}.", "yellow")] if result["unfinished"] else []
+    return Group(*lacking, Text(result["summary"]), Text(told, "dim"))
 
 
 def _board(result: Json) -> RenderableType:

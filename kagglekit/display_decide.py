@@ -59,8 +59,7 @@ def _one_pair(result: Json) -> Table:
     (pair,) = result["pairs"]
     facts = _facts()
     rows, members = pair["rows"], pair["members"]
-    kind = f"groups of {result['groups']!r}" if result["groups"] else "rows"
-    what = f"{result['units']:,} {kind}"
+    what = _units(result)
     facts.add_row(
         "ahead by", Text(f"{figure(rows['effect'])} {_interval(rows['interval'])}", "bold")
     )
@@ -80,11 +79,19 @@ def _one_pair(result: Json) -> Table:
 
 def _how(result: Json) -> str:
     methods = {pair["rows"]["method"] for pair in result["pairs"]}
-    what = f"{result['units']:,} groups" if result["groups"] else f"{result['units']:,} rows"
+    what = _units(result)
     agreed = "; with several seeds p is no less than the corrected t-test's" if any(
         pair["repeats"] for pair in result["pairs"]
     ) else ""  # fmt: skip
     return f"over {what}: {', '.join(sorted(methods))}{agreed}; 'better' wants p of 0.05 or less"
+
+
+def _units(result: Json) -> str:
+    """What was resampled, and how many of it there are."""
+    count = f"{result['units']:,}"
+    if result["times"]:
+        return f"{count} times of {result['times']!r}"
+    return f"{count} groups of {result['groups']!r}" if result["groups"] else f"{count} rows"
 
 
 def shake_up(told: Json, metric: str) -> list[RenderableType]:

@@ -1,9 +1,9 @@
-"""A finished run as its report sees it: its files, and the data it was trained on if here."""
+"""A run as its report sees it: its files, and the data it was trained on if here."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +14,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from . import calibration, diagnosis, files, folders, leaderboard, paired, problem
+from . import calibration, diagnosis, files, folders, leaderboard, paired, problem, scoring
 from . import folds as fold_rules
 from . import run as runs
 from .competition import Competition
-from .data import Data
+from .data import INDEPENDENT, Data, Dependence
 from .errors import UserError
 from .folds import Fold
-from .run import Run
+from .run import Answers, Key, Run
 
 Kind = Literal["classes", "numbers", "other"]  # of what the answers are
 
@@ -32,16 +32,18 @@ _FIGURES = {
 }  # fmt: skip
 # what a line that a killed process tore may raise
 _TORN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+_NAMED = 4  # missing members
 _HUGE = 1e300  # beyond which nothing can be drawn
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one finished run; arrays are of the rows that a fold validated.
+    """What is known of one run; arrays are of the rows that a fold validated.
 
     `rows` are their positions in the training table, `fold` the number of the fold that validated
     each, `decided` the answers as they were scored: decided without the row's own fold.
-    `data` is None where `missing` says why the training data cannot be shown.
+    `data` is None where `missing` says why the training data cannot be shown. Of a run that is not
+    finished there is what its members have answered so far, and `unfinished` says what is not.
     """
 
     run: Run
@@ -56,6 +58,8 @@ class Evidence:
     decided: np.ndarray
     data: Data | None
     missing: str
+    tested: np.ndarray  # (test rows, ...) answers to the test
+    unfinished: str = ""
 
     @property
     def classes(self) -> list[str]:
@@ -144,6 +148,13 @@ class Evidence:
         groups = fold_rules.groups(self.data, folds)
         return None if groups is None else groups[self.rows].astype(str)
 
+    @cached_property
+    def moments(self) -> np.ndarray | None:
+        """(rows,) the rows' times as numbers, where folds go forward in time and data are here."""
+        if self.data is None:
+            return None
+        return fold_rules.dependence(self.data, self.competition.folds).of(self.rows).moments
+
     @property
     def group_column(self) -> str | None:
         """The column whose values the folds keep together, where it is known here."""
@@ -155,15 +166,14 @@ class Evidence:
     ) -> tuple[float, float] | None:
         """Of the metric of the rows at these positions, at 95 %, as `compare` gives it.
 
-        Groups are drawn whole, but for `by_row`, inside of one group. None where the score does
-        not vary, or too few rows have one.
+        Groups are drawn whole and times in blocks, but for `by_row`, inside of one group. None
+        where the score does not vary, or too few rows have one.
         """
-        groups = None if by_row else self.groups
-        labels = None if groups is None else np.unique(groups[at], return_inverse=True)[1]
+        dependence = INDEPENDENT if by_row else Dependence(self.groups, self.moments).of(at)
         table = self.table.iloc[at]
         metric = self.competition.metric
         try:
-            judged = paired.judged(metric, self.target[at], [self.decided[at]], table, labels)
+            judged = paired.judged(metric, self.target[at], [self.decided[at]], table, dependence)
             drawn = paired.bootstrap(judged) if draws is None else judged.resampled(draws, seed=0)
         except KeyError:  # a metric that reads columns, and the data are not here
             return None
@@ -201,18 +211,15 @@ class Evidence:
 
 
 def gather(name: str, wanted: str | None) -> Evidence:
-    """The evidence of run `wanted` of a competition, or of its best one.
+    """The evidence of run `wanted` of a competition, or of its best finished one.
 
-    Raises UserError where there is none, or it is not finished or damaged.
+    Raises UserError where there is none, or none of its folds has answered, or it is damaged.
     """
     competition = problem.find(name)
     run = _chosen(name, wanted)
     manifest, scores = run.manifest(), run.scores()
     if manifest["finished"] is None or scores is None:
-        raise UserError(
-            f"{run.name} is not finished: `{manifest.get('command') or f'kagglekit train {name}'}`"
-            " goes on with it, and a report can follow"
-        )
+        return _so_far(competition, run, manifest)
     folds = run.folds()
     target, oof, covered = _arrays(run, folds)
     scored = _scored(run, scores)
@@ -223,11 +230,76 @@ def gather(name: str, wanted: str | None) -> Evidence:
         )
     decided, fold = _decided(competition, target, oof, covered, [(n, folds[n]) for n in scored])
     rows = np.flatnonzero(covered)
-    data, missing = _data(competition, manifest, target)
+    data, missing = _data(competition, manifest, len(target))
     return Evidence(
         run, competition, manifest, scores, folds, rows, fold[rows], target[rows], oof[rows],
-        decided[rows], data, missing,
+        decided[rows], data, missing, files.read_array(run.folder / "test.npy"),
     )  # fmt: skip
+
+
+def _so_far(competition: Competition, run: Run, manifest: dict[str, Any]) -> Evidence:
+    """What the finished members of an unfinished run tell, scored as the whole would be."""
+    command = manifest.get("command") or f"kagglekit train {manifest['competition']}"
+    done = [Key.parse(path.parent.name) for path in run.folder.glob("*/answers.npz")]
+    done = sorted((key for key in done if key.fold is not None), key=lambda k: (k.seed, k.fold))
+    if not done:
+        raise UserError(
+            f"{run.name} is not finished, and none of its folds has answered yet: `{command}` goes "
+            "on with it, and a report can follow"
+        )
+    folds, members = run.folds(), {key: run.answers(key) for key in done}
+    data, missing = _data(competition, manifest, None)
+    if data is None:
+        raise UserError(f"{run.name} is not finished, and cannot be scored so far: {missing}")
+    _demand_folds(run, members, folds, data)
+    mean = manifest["config"].get("tta_mean", "probabilities")
+    scores = scoring.score_run(competition, data, members, mean, None)
+    scores = {**scores, "practice_lb": None, "seconds": manifest["seconds"]}
+    answers = scoring.by_fold(members, competition.combine)
+    oof = scoring.out_of_fold(answers, len(data.train))
+    scored = [(part.fold, folds[part.fold]) for part in answers]
+    decided, fold = _decided(competition, data.target, oof.answers, oof.covered, scored)
+    rows = np.flatnonzero(oof.covered)
+    names = [key.name for key in done]
+    told = {**manifest, "members": names, "seeds": sorted({key.seed for key in done})}
+    return Evidence(
+        run, competition, told, scores, folds, rows, fold[rows], data.target[rows],
+        oof.answers[rows], decided[rows], data, missing,
+        competition.combine(np.stack([part.test for part in members.values()])),
+        _left(manifest, run, command),
+    )  # fmt: skip
+
+
+def _demand_folds(
+    run: Run, members: Mapping[Key, Answers], folds: Sequence[Fold], data: Data
+) -> None:
+    """Refuse answers to other rows than the folds and the data have."""
+    if _rows_of(folds) > len(data.train):
+        raise UserError(f"{run.folder}: folds.csv has more rows than the data: train it again")
+    for key, part in members.items():
+        assert key.fold is not None
+        if key.fold >= len(folds) or not np.array_equal(part.valid_rows, folds[key.fold][1]):
+            raise UserError(
+                f"{run.member(key) / 'answers.npz'} answers other rows than folds.csv says: delete "
+                "it, and train again"
+            )
+
+
+def _left(manifest: Mapping[str, Any], run: Run, command: str) -> str:
+    """What an unfinished run lacks, in a sentence."""
+    wanted = [str(name) for name in manifest.get("wanted", ())]
+    lacking = [name for name in wanted if not (run.folder / name / "answers.npz").exists()]
+    views = ", all views together" if manifest["config"].get("views") == "auto" else ""
+    if not lacking:
+        return (
+            f"Not finished: all members have answered{views}, and are not put together yet; "
+            f"`{command}` goes on with it"
+        )
+    named = ", ".join(lacking[:_NAMED]) + (" …" if len(lacking) > _NAMED else "")
+    return (
+        f"Not finished: {len(wanted) - len(lacking)} of {len(wanted)} members have answered{views},"
+        f" {named} {'is' if len(lacking) == 1 else 'are'} missing; `{command}` goes on with it"
+    )
 
 
 def _chosen(name: str, wanted: str | None) -> Run:
@@ -241,7 +313,7 @@ def _chosen(name: str, wanted: str | None) -> Run:
 
 def _arrays(run: Run, folds: Sequence[Fold]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     target, oof, covered = (files.read_array(run.folder / f"{part}.npy") for part in _ARRAYS)
-    last = max((int(rows.max(initial=-1)) for fold in folds for rows in fold), default=-1)
+    last = _rows_of(folds) - 1
     if (
         not covered.dtype == bool
         or covered.ndim != 1
@@ -254,6 +326,11 @@ def _arrays(run: Run, folds: Sequence[Fold]) -> tuple[np.ndarray, np.ndarray, np
             " or train it again"
         )
     return target, oof, covered
+
+
+def _rows_of(folds: Sequence[Fold]) -> int:
+    """How many training rows there are at least, by the folds."""
+    return 1 + max((int(rows.max(initial=-1)) for fold in folds for rows in fold), default=-1)
 
 
 def _scored(run: Run, scores: dict[str, Any]) -> list[int]:
@@ -340,7 +417,7 @@ def _decided(
 
 
 def _data(
-    competition: Competition, manifest: dict[str, Any], target: np.ndarray
+    competition: Competition, manifest: dict[str, Any], rows: int | None
 ) -> tuple[Data | None, str]:
     """The data that the run was trained on, or why they cannot be shown."""
     folder = Path(str(manifest["data"].get("folder", "")))
@@ -352,6 +429,6 @@ def _data(
         data = problem.load(competition, folder)
     except UserError as error:
         return None, f"the training data cannot be read: {error}"
-    if len(data.train) != len(target):
+    if rows is not None and len(data.train) != rows:
         return None, "the training data have other rows than the run"
     return data, ""

@@ -26,7 +26,7 @@ class Source:
     | given | `--data DIR` |
     | environment | `$KAGGLEKIT_DATA/<name>` |
     | download | `data/<name>` |
-    | practice | `data/<name>.practice`, a stand-in |
+    | practice | `data/<name>.practice`, a stand-in, also where `--data` names it |
     """
 
     folder: Path
@@ -98,7 +98,10 @@ def find_data(name: str, given: Path | None = None) -> Source | None:
     does `$KAGGLEKIT_DATA` where it names no folder.
     """
     if given is not None:
-        return Source(_checked(given), "given")
+        folder = _checked(given)
+        if folder.resolve() == practice_folder(name).resolve():
+            return Source(folder, "practice")  # however it is typed, it is a stand-in
+        return Source(folder, "given")
     for source in _candidates(name):
         if _has_files(source.folder):
             return source

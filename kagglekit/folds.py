@@ -15,7 +15,7 @@ import pandas as pd
 
 from . import files, tables
 from .config import Config
-from .data import Data, Rows
+from .data import Data, Dependence, Rows
 from .errors import UserError
 
 Fold = tuple[Rows, Rows]  # (train_rows, valid_rows)
@@ -26,11 +26,15 @@ _GROUP = "group of the file"  # no header of a download is called so
 
 @dataclass(frozen=True)
 class Grouped:
-    """Folds as `draw` makes them, and the column or file whose groups they keep together."""
+    """Folds as `draw` makes them, and what they keep together: groups of a column or a file.
+
+    Of folds that go forward in time, `time_column` is the one that tells it.
+    """
 
     draw: Folds
     group_column: str | None = None
     group_file: Path | None = None
+    time_column: str | None = None
 
     def __call__(self, data: Data, config: Config) -> Iterable[Fold]:
         """The folds of these training rows."""
@@ -162,13 +166,13 @@ def time_ordered(column: str) -> Folds:
     def folds(data: Data, config: Config) -> Iterable[Fold]:
         from sklearn.model_selection import TimeSeriesSplit
 
-        moments = pd.factorize(_moments(data, column), sort=True)[0]
+        moments = _moments(data, column)
         times = int(moments.max(initial=-1)) + 1
         _enough(times - 1, f"distinct times after the first in column {column!r}", config.folds)
         for train, valid in TimeSeriesSplit(config.folds).split(np.zeros(times)):
             yield np.flatnonzero(moments <= train[-1]), np.flatnonzero(np.isin(moments, valid))
 
-    return folds
+    return Grouped(folds, time_column=column)
 
 
 def repeated(folds: Folds, times: int) -> Folds:
@@ -254,6 +258,21 @@ def groups(data: Data, folds: Folds) -> np.ndarray | None:
     return None if path is None else pd.factorize(_labels(path, "group", data))[0]
 
 
+def dependence(data: Data, folds: Folds) -> Dependence:
+    """How the training rows depend on one another, by what these folds keep together or in order.
+
+    Raises UserError where `groups` does, and for a column of times that is missing or has gaps.
+    """
+    column = time_column(folds)
+    return Dependence(groups(data, folds), None if column is None else _moments(data, column))
+
+
+def time_column(folds: Folds) -> str | None:
+    """The column whose order these folds go forward in; None where they do not."""
+    column: str | None = getattr(folds, "time_column", None)
+    return column
+
+
 def group_file(folds: Folds) -> Path | None:
     """The file whose groups these folds keep together; None where they read none."""
     path: Path | None = getattr(folds, "group_file", None)
@@ -261,8 +280,8 @@ def group_file(folds: Folds) -> Path | None:
 
 
 def grouped_alike(made: Folds, like: Folds) -> Folds:
-    """`made`, which says that it keeps together what `like` does."""
-    return Grouped(made, group_column(like), group_file(like))
+    """`made`, which says that it keeps together, and in order, what `like` does."""
+    return Grouped(made, group_column(like), group_file(like), time_column(like))
 
 
 class _Narrowed(tuple[Rows, Rows]):
@@ -419,7 +438,12 @@ def _groups(data: Data, column: str, folds: int) -> np.ndarray:
     return groups
 
 
-def _moments(data: Data, column: str) -> pd.Series:
+def _moments(data: Data, column: str) -> np.ndarray:
+    """(train rows,) the place of each row's time among the distinct times, from 0."""
+    return pd.factorize(_times(data, column), sort=True)[0]
+
+
+def _times(data: Data, column: str) -> pd.Series:
     """(train rows,) values that sort as time."""
     values = _column(data, column)
     if values.dtype.kind in "biufmM":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
+from .data import INDEPENDENT, Dependence
 from .decisions import Decision, as_is, most_probable
 from .errors import UserError
 from .metrics import Metric, log_loss, mse
@@ -17,6 +18,7 @@ from .metrics import Metric, log_loss, mse
 State = dict[str, np.ndarray]  # what a mix has learned
 METHODS = ("single", "mean", "geometric", "ranks", "greedy", "weights", "stack")
 
+_FOR_CLASSES, _FOR_NUMBERS = ("geometric", "ranks"), ("weights",)
 _KNOTS = np.linspace(0, 1, 1001)  # of the distribution that ranks are read from
 _MOST_ROWS = 5000  # of one bag of the greedy selection
 _MOST_CHOOSING_ROWS = 12_000  # on which methods are held against one another
@@ -61,6 +63,7 @@ class Task:
     answers: np.ndarray
     target: np.ndarray  # (rows,) or (rows, outputs)
     judge: Judge = field(default_factory=Judge)
+    dependence: Dependence = INDEPENDENT  # of the rows: what the choice of a method must not part
     seed: int = 0
     bags: int = 10
     rounds: int = 25
@@ -82,8 +85,30 @@ class Task:
 
     def of(self, rows: np.ndarray) -> Task:
         """The task of some rows."""
-        return Task(self.answers[:, rows], self.target[rows], self.judge, self.seed, self.bags,
-                    self.rounds)  # fmt: skip
+        return replace(self, answers=self.answers[:, rows], target=self.target[rows],
+                       dependence=self.dependence.of(rows))  # fmt: skip
+
+
+def demand(task: Task, method: str) -> None:
+    """Raise UserError for a method that such answers do not bear; "auto" they always do."""
+    known = _fitters(task)
+    if method != "auto" and method not in known:
+        raise UserError(
+            f"method={method} cannot mix such answers; there are: {', '.join(['auto', *known])}"
+        )
+
+
+def demand_of(target: np.ndarray, method: str) -> None:
+    """Raise UserError for a method that no answers to such a target bear: before there are any."""
+    numbers = target.dtype.kind == "f"
+    if method in (_FOR_CLASSES if numbers else _FOR_NUMBERS):
+        known = [
+            name for name in METHODS if name not in (_FOR_CLASSES if numbers else _FOR_NUMBERS)
+        ]
+        raise UserError(
+            f"method={method} cannot mix answers that are {'numbers' if numbers else 'classes'}; "
+            f"there are: {', '.join(['auto', *known])}"
+        )
 
 
 def fit(task: Task, method: str = "auto") -> State:
@@ -91,36 +116,46 @@ def fit(task: Task, method: str = "auto") -> State:
 
     Raises UserError for a method that such answers do not bear.
     """
-    if method != "auto":
-        state = _fitters(task).get(method)
-        if state is None:
-            known = ", ".join(_fitters(task))
-            raise UserError(f"method={method} cannot mix such answers; there are: {known}")
-        return {**state(task), "method": np.array(method)}
-    scores = choose(task)
-    best = max(scores, key=lambda name: scores[name])  # of equals the simplest, which comes first
-    return {**_fitters(task)[best](task), "method": np.array(best)}
+    demand(task, method)
+    if method == "auto":
+        scores = choose(task)
+        method = max(scores, key=lambda name: scores[name])  # of equals the first, the simplest
+    return {**_fitters(task)[method](task), "method": np.array(method)}
 
 
 def choose(task: Task) -> dict[str, float]:
-    """Each method's score on rows that it was not fitted on, by 3 folds; higher is better."""
-    rng = np.random.default_rng(task.seed)
-    order = rng.permutation(len(task.target))[:_MOST_CHOOSING_ROWS]
-    parts = np.array_split(order, _CHOOSING_FOLDS)
+    """Each method's score on rows that it was not fitted on, by 3 folds; higher is better.
+
+    Rows of a group stay together there; of rows in time, each fold is mixed as those before it say.
+    """
+    parts = _choosing_folds(task)
+    rows = np.concatenate([held for _, held in parts])
     scores = {}
     for name, fitter in _fitters(task).items():
-        mixed = [_on_others(task, fitter, parts, held) for held in range(len(parts))]
-        scores[name] = task.judge(task.target[order], np.concatenate(mixed))
+        mixed = [apply(fitter(task.of(own)), task.answers[:, held]) for own, held in parts]
+        scores[name] = task.judge(task.target[rows], np.concatenate(mixed))
     return scores
 
 
-def _on_others(
-    task: Task, fitter: Callable[[Task], State], parts: Sequence[np.ndarray], held: int
-) -> np.ndarray:
-    others = np.concatenate([part for number, part in enumerate(parts) if number != held])
-    if not len(others):
-        others = parts[held]
-    return apply(fitter(task.of(others)), task.answers[:, parts[held]])
+def _choosing_folds(task: Task) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(rows to fit on, rows held out) of each fold; the same rows where there are no others."""
+    rng = np.random.default_rng(task.seed)
+    order = rng.permutation(len(task.target))[:_MOST_CHOOSING_ROWS]
+    groups, moments = task.dependence.groups, task.dependence.moments
+    if moments is not None:
+        times = np.array_split(np.unique(moments[order]), _CHOOSING_FOLDS + 1)
+        parts = [order[np.isin(moments[order], block)] for block in times if len(block)]
+        before = [np.concatenate(parts[:number]) for number in range(1, len(parts))]
+        return list(zip(before, parts[1:], strict=True)) or [(order, order)]
+    if groups is not None:
+        drawn = np.array_split(rng.permutation(np.unique(groups[order])), _CHOOSING_FOLDS)
+        parts = [order[np.isin(groups[order], some)] for some in drawn if len(some)]
+    else:
+        parts = [part for part in np.array_split(order, _CHOOSING_FOLDS) if len(part)]
+    others = [parts[:number] + parts[number + 1 :] for number in range(len(parts))]
+    return [
+        (np.concatenate(rest or [held]), held) for rest, held in zip(others, parts, strict=True)
+    ]
 
 
 def apply(state: Mapping[str, np.ndarray], answers: np.ndarray) -> np.ndarray:

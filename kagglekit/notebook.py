@@ -13,9 +13,7 @@ from typing import Any
 from . import backbones, credentials, files, folders, problem, submitting, wheel
 from . import run as runs
 from .answering import Fitted
-from .backbones import BackboneConfig
 from .errors import UserError
-from .finetune import FinetuneConfig
 from .progress import figure
 from .run import Run
 
@@ -57,6 +55,8 @@ def write(name: str, wanted: str | None, user: str | None) -> dict[str, Any]:
     run = _run(name, wanted)
     fitted = Fitted(competition, run)
     fitted.check_parts()
+    for one in fitted.everyone():
+        one.run.kept_views(None)  # a list that is lost is told here, not in the offline notebook
     names = _Names(_user(user), _slug(name, run.name))
     target = folders.submissions() / name / f"{run.name}.notebook"
     slug = fitted.manifest.get("slug") or competition.slug
@@ -149,15 +149,12 @@ def _runs(fitted: Fitted) -> Iterator[tuple[str, Path]]:
 
 def _weights(fitted: Fitted) -> Iterator[tuple[str, Path]]:
     """The pretrained weights that predictors need beside what was learned."""
-    config = fitted.config
-    # a network that was trained on from them has weights of its own
-    if isinstance(config, BackboneConfig) and not isinstance(config, FinetuneConfig):
-        found = backbones.find(config)
-        beside = found.path.with_name("config.json")
-        for path in [found.path, beside] if beside.is_file() else [found.path]:
-            yield f"weights/{found.digest[:8]}/{found.model}/{path.name}", path
-    for needed in sorted(set(fitted.manifest.get("needs", {}).values())):
-        yield from _weights(Fitted(fitted.competition, Run(fitted.run.folder.parent / needed)))
+    for one in fitted.everyone():
+        if one.backbone is not None:
+            found = backbones.find(one.backbone)
+            beside = found.path.with_name("config.json")
+            for path in [found.path, beside] if beside.is_file() else [found.path]:
+                yield f"weights/{found.digest[:8]}/{found.model}/{path.name}", path
 
 
 # --- the notebook -------------------------------------------------------------------------------

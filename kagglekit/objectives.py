@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,23 @@ class Mixed(NamedTuple):
     first: Tensor
     second: Tensor
     share: Tensor  # (batch,) in 0…1
+
+
+def leaves(batch: Batch) -> list[Tensor]:
+    """The tensors of a batch; a `Mixed` target has three."""
+    found: list[Tensor] = []
+    for part in batch:
+        found += list(part) if isinstance(part, Mixed) else [part]
+    return found
+
+
+def rebuilt(pattern: Batch, tensors: Sequence[Tensor]) -> Batch:
+    """A batch laid out as `pattern`, of other tensors."""
+    left: Iterator[Tensor] = iter(tensors)
+    return [
+        Mixed(next(left), next(left), next(left)) if isinstance(part, Mixed) else next(left)
+        for part in pattern
+    ]
 
 
 @dataclass(frozen=True)

@@ -130,11 +130,23 @@ class Optimizers:
         return {"scaler": self.scaler.state_dict(), "parts": states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Go on from what `state_dict` gave.
+
+        Raises ValueError for moments of other shapes than their weights have, which torch's kernels
+        would read beyond their end.
+        """
         self.scaler.load_state_dict(state["scaler"])
         for part, optimizers in self.by_part.items():
             for optimizer, saved in zip(optimizers, state["parts"][part], strict=True):
                 optimizer.load_state_dict(saved)
+                _demand_shapes(optimizer)
+
+
+def _demand_shapes(optimizer: torch.optim.Optimizer) -> None:
+    for weight, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if isinstance(moment, Tensor) and moment.shape not in (weight.shape, torch.Size()):
+                raise ValueError(f"{name} is {tuple(moment.shape)} for {tuple(weight.shape)}")
 
 
 @torch.no_grad()

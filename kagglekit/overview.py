@@ -84,7 +84,7 @@ def leaderboard(
     rows = index.rows(folders.runs(), name, folders.submissions())
     told = None if name is None else _told(name, rows)
     chosen = standings.select(rows, sort, filters)
-    return {"runs": [asdict(row) for row in chosen], "kaggle": told}
+    return {"runs": [asdict(row) for row in chosen], "all": len(rows), "kaggle": told}
 
 
 def _told(name: str, rows: Sequence[index.Row]) -> dict[str, Any] | None:

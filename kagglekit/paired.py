@@ -1,7 +1,8 @@
 """Statistics of several answers to the same rows: resampling, permutation, intervals, Holm.
 
 Everything is deterministic: draws come from a fixed seed. A *unit* is what is resampled: a row,
-or a group of rows where folds keep groups together.
+a group of rows where folds keep groups together, or a time where they go forward in time: then
+neighbours in time are drawn together, in blocks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from . import blocks
+from .blocks import Blocks
+from .data import INDEPENDENT, Dependence
 from .errors import UserError
 from .metrics import Metric
 
@@ -34,6 +38,7 @@ class Judged(Protocol):
     """Several runs' answers to the same rows, as scores of any resampling of these rows."""
 
     units: int
+    blocks: Blocks | None  # in which units are drawn where they follow in time
 
     def whole(self) -> np.ndarray:
         """(runs,) scores of all rows."""
@@ -60,12 +65,12 @@ def judged(
     target: np.ndarray,
     answers: Sequence[np.ndarray],
     rows: pd.DataFrame,
-    groups: np.ndarray | None = None,
+    dependence: Dependence = INDEPENDENT,
 ) -> Judged:
-    """Several decided answers (rows, ...) to one target; `groups` (rows,) are drawn whole."""
+    """Several decided answers (rows, ...) to one target; groups drawn whole, times in blocks."""
     if metric.means is not None:
-        return _ByMeans(metric, target, answers, groups)
-    return _ByRows(metric, target, answers, rows, groups)
+        return _ByMeans(metric, target, answers, dependence)
+    return _ByRows(metric, target, answers, rows, dependence)
 
 
 # --- scores of resamplings ----------------------------------------------------------------------
@@ -79,19 +84,21 @@ class _ByMeans:
         metric: Metric,
         target: np.ndarray,
         answers: Sequence[np.ndarray],
-        groups: np.ndarray | None,
+        dependence: Dependence,
     ) -> None:
         assert metric.means is not None
         self.score = metric.means.score
-        target, answers, times = _distinct(target, answers, groups)
+        self.blocks, labels = _drawn_together(target, answers, dependence)
+        target, answers, times = _distinct(target, answers, labels)
         whole = all(part.dtype.kind in "biu" for part in (target, *answers))
         classes = 1 + int(max(part.max() for part in (target, *answers))) if whole else 0
         columns = [metric.means.columns(target, part, classes) for part in answers]
         self.runs, self.width = len(columns), columns[0].shape[1]
         # (units, 1 + runs · width): the number of rows, then every run's sums
         table = np.hstack([np.ones((len(target), 1)), *columns])
-        if groups is not None:
-            table, times = _pooled(table, groups), np.ones(int(groups.max()) + 1, np.int64)
+        if labels is not None:
+            table = _pooled(table, labels)
+            times = np.ones(len(table), np.int64)
         elif len(table) > _MOST_CELLS:
             # a few rows a cell: independent draws of like size, so their sums spread alike
             cells = np.random.default_rng(0).permutation(np.arange(times.sum()) % _MOST_CELLS)
@@ -115,6 +122,8 @@ class _ByMeans:
 
     def _counts(self, rng: np.random.Generator, draws: int, size: int) -> np.ndarray:
         """(draws, distinct units): how often each is drawn."""
+        if self.blocks is not None:
+            return self.blocks.counts(rng, draws, size)
         distinct = len(self.table)
         if distinct < self.units or size > 4 * distinct:
             return rng.multinomial(size, self.times / self.units, draws).astype(np.float64)
@@ -124,14 +133,21 @@ class _ByMeans:
         return counts.reshape(draws, distinct).astype(np.float64)
 
     def jackknife(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._scores(self.times @ self.table - self.table), self.times
+        sums = self.times @ self.table
+        if self.blocks is None:
+            return self._scores(sums - self.table), self.times
+        pieces = _pooled(self.table, self.blocks.pieces)
+        return self._scores(sums - pieces), np.ones(len(pieces), np.int64)
 
     def swapped(self, one: int, other: int, draws: int, seed: int) -> np.ndarray | None:
         rng = np.random.default_rng(seed)
         first, second = (self._of(run) for run in (one, other))
-        apart = self.table[:, second] - self.table[:, first]
+        apart, times = self.table[:, second] - self.table[:, first], self.times
+        if self.blocks is not None:
+            apart = _pooled(apart, self.blocks.pieces)
+            times = np.ones(len(apart), np.int64)
         differ = apart.any(axis=1)
-        apart, times = apart[differ], self.times[differ]
+        apart, times = apart[differ], times[differ]
         sums = self.times @ self.table
         found = []
         for part in _parts(draws, len(apart)):
@@ -160,11 +176,11 @@ class _ByRows:
         target: np.ndarray,
         answers: Sequence[np.ndarray],
         rows: pd.DataFrame,
-        groups: np.ndarray | None,
+        dependence: Dependence,
     ) -> None:
         self.metric, self.target, self.answers, self.rows = metric, target, answers, rows
-        labels = np.arange(len(target)) if groups is None else groups
-        self.members = _rows_of(labels)
+        self.blocks, labels = _drawn_together(target, answers, dependence)
+        self.members = _rows_of(np.arange(len(target)) if labels is None else labels)
         self.units = len(self.members)
 
     def _score(self, answers: np.ndarray, at: np.ndarray) -> float:
@@ -185,15 +201,21 @@ class _ByRows:
         return whole + (scores - whole) * math.sqrt(drawn / size)  # m out of n, scaled
 
     def _draw(self, rng: np.random.Generator, size: int) -> list[float]:
-        units = rng.integers(0, self.units, size)
-        at = units if self.units == len(self.target) else self._rows(units)
+        if self.blocks is not None:
+            at = self._rows(self.blocks.positions(rng, size))
+        else:
+            units = rng.integers(0, self.units, size)
+            at = units if self.units == len(self.target) else self._rows(units)
         return [self._score(part, at) for part in self.answers]
 
     def _rows(self, units: np.ndarray) -> np.ndarray:
         return np.concatenate([self.members[unit] for unit in units])
 
     def jackknife(self) -> tuple[np.ndarray, np.ndarray]:
-        blocks = np.array_split(np.random.default_rng(0).permutation(self.units), _BLOCKS)
+        order, most = np.random.default_rng(0).permutation(self.units), _BLOCKS
+        if self.blocks is not None:
+            order, most = np.arange(self.units), min(most, int(self.blocks.pieces[-1]) + 1)
+        blocks = np.array_split(order, most)
         kept = np.ones(len(self.target), bool)
         values = []
         for block in (block for block in blocks if len(block)):
@@ -208,13 +230,37 @@ class _ByRows:
             return None
         rng, everything = np.random.default_rng(seed), np.arange(len(self.target))
         first, second = self.answers[one], self.answers[other]
+        pieces = np.arange(self.units) if self.blocks is None else self.blocks.pieces
         found = []
         for _ in range(min(draws, SLOW_DRAWS)):
-            at = self._rows(np.flatnonzero(rng.integers(0, 2, self.units)))
+            taken = rng.integers(0, 2, int(pieces[-1]) + 1)[pieces]
+            at = self._rows(np.flatnonzero(taken))
             left, right = first.copy(), second.copy()
             left[at], right[at] = second[at], first[at]
             found.append(self._score(left, everything) - self._score(right, everything))
         return np.array(found)
+
+
+def _drawn_together(
+    target: np.ndarray, answers: Sequence[np.ndarray], dependence: Dependence
+) -> tuple[Blocks | None, np.ndarray | None]:
+    """Blocks of the units where they follow in time, and each row's unit where it is not alone."""
+    moments = dependence.moments
+    if moments is None:
+        return None, dependence.groups
+    times = math.ceil((int(moments.max()) + 1) / _MOST_CELLS)  # a few neighbours a unit
+    losses = [_losses(target, part) for part in answers]
+    return blocks.of(losses, moments // times, times), moments // times
+
+
+def _losses(target: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """(rows,) how wrong each answer is, in no unit: enough to see how time carries errors on."""
+    if answers.size == target.size:
+        wrong = answers.reshape(len(target), -1) - target.reshape(len(target), -1).astype(float)
+        return np.asarray((wrong != 0) if answers.dtype.kind in "biu" else abs(wrong)).mean(axis=1)
+    if target.ndim == 1 and target.dtype.kind in "iu" and answers.ndim == 2:
+        return -answers[np.arange(len(target)), target].astype(float)
+    return answers.reshape(len(target), -1).mean(axis=1)
 
 
 def _distinct(
@@ -274,16 +320,19 @@ def difference(
     Interval and probability by the paired bootstrap, BCa (Efron 1987,
     doi:10.1080/01621459.1987.10478410) for up to 5,000 units and the percentiles above; p by the
     paired permutation test (Good 2005, Permutation, Parametric and Bootstrap Tests of Hypotheses,
-    ch. 3), where that takes too long by the bootstrap's normal tail.
+    ch. 3), where that takes too long by the bootstrap's normal tail. Where units follow in time,
+    `blocks` of neighbours are resampled, left out and exchanged instead of single units.
     """
     effect, interval, probability = gain(scores, one, other, greater_is_better, drawn)
     if interval[0] == interval[1]:
         return Difference(effect, interval, probability, 1.0, "no row differs")
     moved = scores.swapped(one, other, DRAWS, seed=1)
     p = _spread_p(effect, interval) if moved is None else _permutation_p(effect, moved)
-    method = f"{'BCa' if scores.units <= MOST_BCA_UNITS else 'percentile'} bootstrap, " + (
-        "normal tail" if moved is None else "permutation test"
-    )
+    kind = "BCa" if scores.units <= MOST_BCA_UNITS else "percentile"
+    tail = "normal tail" if moved is None else "permutation test"
+    if scores.blocks is None:
+        return Difference(effect, interval, probability, p, f"{kind} bootstrap, {tail}")
+    method = f"{kind} circular block bootstrap, {tail}, blocks of {scores.blocks.span} times"
     return Difference(effect, interval, probability, p, method)
 
 
@@ -304,7 +353,7 @@ def gain(
     if scores.units <= MOST_BCA_UNITS:
         z0 = _bias(found, effect)
         acceleration = sign * _acceleration(scores, one, other)
-    interval = _interval(found, z0, acceleration, _reach(scores.units))
+    interval = _interval(found, z0, acceleration, _reach(_pieces(scores)))
     return effect, interval, float(np.mean(found > 0) + np.mean(found == 0) / 2)
 
 
@@ -333,6 +382,11 @@ def _acceleration(scores: Judged, one: int, other: int) -> float:
     apart = (times @ kept) / times.sum() - kept
     square = times @ apart**2
     return float(times @ apart**3 / (6 * square**1.5)) if square > 0 else 0.0
+
+
+def _pieces(scores: Judged) -> int:
+    """How many pieces of evidence there are: units, or blocks of them."""
+    return scores.units if scores.blocks is None else int(scores.blocks.pieces[-1]) + 1
 
 
 def _reach(units: int) -> float:

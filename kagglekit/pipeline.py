@@ -554,6 +554,7 @@ def _member(job: Job, key: Key, progress: Progress, writing: threading.RLock) ->
         name=key.name,
         before={name: other.predictor(key) for name, other in job.needed.items()},
         oof={name: other.oof_on(train_rows) for name, other in job.needed.items()},
+        dependence=fold_rules.dependence(job.data, job.problem.competition.folds).of(train_rows),
         record=_Recorder(job, key, valid_rows, progress, writing),
         stamp=replace(job.stamp, forced=job.stamp.forced or bool(manifest.get("forced"))),
     )
@@ -639,6 +640,7 @@ def _conclude(job: Job) -> None:
     """Score what the members answered, write the submission, and note the run as finished."""
     competition, data, folder = job.problem.competition, job.data, job.run.folder
     _note(job, finished=None)  # until all files are of the same members again
+    (folder / board.REPORT).unlink(missing_ok=True)  # of what there was before
     members = {key: _answered(job, key) for key in job.keys}
     if _chooses_views(job):
         _choose_views(job, members)
@@ -704,7 +706,8 @@ def _mean(job: Job) -> Mean:
 
 def _concluded(job: Job) -> bool:
     """Whether scores and submission are of exactly the members wanted."""
-    left = [job.run.folder / name for name in ("oof.npy", "covered.npy", "test.npy", "scores.json")]
+    names = ["oof.npy", "covered.npy", "test.npy", "scores.json"]
+    left = [job.run.folder / name for name in names + ["views.json"] * _chooses_views(job)]
     whole = all(path.exists() for path in [*left, job.csv])
     finished = job.run.manifest()["finished"] is not None
     return whole and finished and job.run.members() == job.keys
@@ -724,27 +727,8 @@ def _test_answers(job: Job, members: Mapping[Key, Answers]) -> np.ndarray:
 
 
 def _scores(job: Job, members: Mapping[Key, Answers]) -> dict[str, Any]:
-    competition, data = job.problem.competition, job.data
-    scored = {key: answers for key, answers in members.items() if key.fold is not None}
-    by_fold = scoring.by_fold(scored, competition.combine)
-    kept = job.run.kept_views(None)
-    views = scoring.score_views(competition, data, scored, _mean(job))
-    return {
-        "metric": competition.metric.name,
-        "greater_is_better": competition.metric.greater_is_better,
-        **scoring.score_folds(competition, data, by_fold),
-        "members": [
-            {
-                "fold": key.fold,
-                "seed": key.seed,
-                "score": scoring.score_member(competition, data, answers.valid_rows, answers.valid),
-            }
-            for key, answers in scored.items()
-        ],
-        "repeats": scoring.score_seeds(competition, data, scored),
-        "calibration": scoring.score_calibration(competition, data, by_fold),
-        "views": [{**view, "kept": kept is None or view["name"] in kept} for view in views],
-    }
+    competition, kept = job.problem.competition, job.run.kept_views(None)
+    return scoring.score_run(competition, job.data, members, _mean(job), kept)
 
 
 def _practice_score(job: Job, decided: np.ndarray) -> float | None:
@@ -783,17 +767,30 @@ def summary(job: Job) -> dict[str, Any]:
 # --- predict ------------------------------------------------------------------------------------
 
 
-@faults.explained()
-def predict(
-    name: str, wanted: str, folder: Path, out: Path | None, progress: Progress
-) -> dict[str, Any]:
-    """Let a finished run answer the test set in `folder`; where its submission was written.
+@dataclass(frozen=True)
+class Question:
+    """What a user typed after `kagglekit predict`."""
 
-    Raises UserError where the data there are not of the kind that the run was trained on.
+    name: str
+    run: str  # or the beginning of its name
+    data: Path
+    out: Path | None = None
+    weights: Path | None = None  # as typed; predictors find them by $KAGGLEKIT_WEIGHTS
+
+
+@faults.explained()
+def predict(question: Question, progress: Progress) -> dict[str, Any]:
+    """Let a finished run answer the test set in `data`; where its submission was written.
+
+    Raises UserError where the data there are not of the kind that the run was trained on, and for
+    weights that the run does not read.
     """
+    name, folder = question.name, question.data
     competition = problem.find(name)
-    fitted = Fitted(competition, runs.find(folders.runs(), name, wanted))
+    fitted = Fitted(competition, runs.find(folders.runs(), name, question.run))
     run = fitted.run
+    if question.weights is not None and not any(one.backbone for one in fitted.everyone()):
+        raise UserError(f"--weights: {run.name} has all that it needs to answer: leave it out")
     predictor = fitted.whole()
     source = folders.find_data(name, folder)
     assert source is not None
@@ -801,7 +798,7 @@ def predict(
     data = _as_trained(problem.load(competition, source.folder), fitted, source.folder)
     answers = predictor(data.split(np.arange(len(data.test)), "test"))
     decision = competition.decision(*_decided_on(run))
-    path = out or _answers_path(name, run, source.folder)
+    path = question.out or _answers_path(name, run, source.folder)
     competition.submission.write(data, decision(answers), path)
     return {
         "run": run.name,

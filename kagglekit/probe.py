@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -65,6 +65,7 @@ class Probe(Generic[P]):
     config: P
     group: str | None = None  # a column of the training table
     needs: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()  # names, in the features' order, for which gains are reported
 
     def resolve(self, config: P, sample: Split) -> P:
         """`config` with the backbone, if it has one, and the content of its weights filled in."""
@@ -119,7 +120,7 @@ class Probe(Generic[P]):
         for train, valid in inner:
             fitted = _fitted(features[:, train], target[train], config.strengths, config, outputs)
             for number, learned in enumerate(fitted):
-                right = _answers(learned, features[:, valid], config.tta)[
+                right = _merged(_answers(learned, features[:, valid], config.tta))[
                     np.arange(len(valid)), target[valid]
                 ]
                 losses[number, valid] = -np.log(np.maximum(right, 1e-12))
@@ -130,7 +131,7 @@ class Probe(Generic[P]):
         path = folder / "learned.npz"
         learned = files.read_arrays(path)
 
-        def predict(split: Split) -> np.ndarray:
+        def by_view(split: Split) -> np.ndarray:
             features = self.candidates(split.data, split.stage == "test", config)
             try:
                 parts = [
@@ -144,7 +145,57 @@ class Probe(Generic[P]):
                     " again"
                 ) from error
 
-        return predict
+        if self.views:
+            return ProbePredictor(by_view, self.views if config.tta else self.views[:1])
+        return lambda split: _merged(by_view(split))
+
+
+@dataclass(frozen=True)
+class Look:
+    """A view by its name: what it is lies in the features."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class ProbePredictor:
+    """Answers of one fitted member, also view by view."""
+
+    ask: Callable[[Split], np.ndarray]  # (views, rows, classes)
+    names: tuple[str, ...]  # of the views, in the order of the features
+
+    @property
+    def views(self) -> tuple[Look, ...]:
+        """The views that are averaged."""
+        return tuple(map(Look, self.names))
+
+    def __call__(self, split: Split) -> np.ndarray:
+        """(rows, classes) probabilities, averaged over the views."""
+        return self.merge(self.by_view(split))
+
+    def by_view(self, split: Split) -> np.ndarray:
+        """(views, rows, classes) probabilities; UserError where views are not as many as names."""
+        found = self.ask(split)
+        if len(found) != len(self.names):
+            raise UserError(
+                f"the recipe names {len(self.names)} views ({', '.join(self.names)}), but its "
+                f"features have {len(found)}: correct `views` of the Probe"
+            )
+        return found
+
+    def batches(self, split: Split, first: int = 0) -> Iterator[np.ndarray]:
+        """All rows in one batch, number 0."""
+        if first == 0:
+            yield self.by_view(split)
+
+    def merge(self, answers: np.ndarray) -> np.ndarray:
+        """(views, rows, classes) -> (rows, classes)."""
+        return _merged(answers)
+
+
+def _merged(answers: np.ndarray) -> np.ndarray:
+    found: np.ndarray = answers.mean(axis=0)
+    return found
 
 
 def _part(learned: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndarray]:
@@ -154,9 +205,9 @@ def _part(learned: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndarra
 def _answers(
     learned: Mapping[str, np.ndarray], features: np.ndarray, all_views: bool
 ) -> np.ndarray:
-    """(rows, classes) probabilities, averaged over the views or of the first alone."""
+    """(views, rows, classes) probabilities, of all views or of the first alone."""
     logits = (features if all_views else features[:1]) @ learned["weights"] + learned["bias"]
-    probabilities: np.ndarray = softmax(logits, axis=-1).mean(axis=0)
+    probabilities: np.ndarray = softmax(logits, axis=-1)
     return probabilities
 
 

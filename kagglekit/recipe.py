@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .data import Split
+from .data import INDEPENDENT, Dependence, Split
 from .errors import DivergedError
 from .stamps import Stamp
 
@@ -47,6 +47,7 @@ class Member:
     before: Mapping[str, Predictor] = field(default_factory=dict)  # for `needs`
     oof: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Answers of each needed recipe on the rows of `train`, by models that did not see the row."""
+    dependence: Dependence = INDEPENDENT  # of the rows of `train`
     record: Record = unrecorded
     stamp: Stamp = field(default_factory=Stamp)  # what checkpoints are begun with
     done: Callable[[], None] = _unnoticed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -29,12 +30,13 @@ from .progress import duration, figure
 from .strips import Scale
 
 FILE = board.REPORT
-SHOWN = 24  # of the worst rows, and of likely label errors
+SHOWN = 24  # of the worst rows, of outputs, and of likely label errors
 _MOST_CLASSES = 20  # of a matrix; of more, those with the most errors
 _CELL_ROWS = 12  # behind a cell
 _CELLS_ROWS = 1500  # behind all cells together
 _PICTURE_BYTES = 5_000_000  # of all pictures behind cells
 _MOST_OUTPUTS = 6  # that are drawn
+_TRIPLES = 9  # of input, truth and answer, the worst rows and the best
 _MOST_FACTS = 8  # columns of a row that are shown
 _MOST_GROUPS = 12
 _MOST_SLICED = 24  # columns, a quarter of them where the metric is slow; the light comes last
@@ -47,8 +49,8 @@ Json = dict[str, Any]
 def write(name: str, wanted: str | None = None) -> Json:
     """Write the report of run `wanted` of a competition, or of its best; what is in it, as JSON.
 
-    The page is `runs/<name>/<run>/report.html`. Raises UserError where there is no such run, or
-    it is not finished.
+    The page is `runs/<name>/<run>/report.html`; of a run that is not finished it shows what there
+    is, and says what is missing. Raises UserError where there is no such run, or no answer of it.
     """
     found = evidence.gather(name, wanted)
     report = _Report(found)
@@ -63,6 +65,7 @@ def write(name: str, wanted: str | None = None) -> Json:
         "report": str(path),
         "bytes": len(page.encode()),
         "summary": values["summary"],
+        "unfinished": found.unfinished or None,
         "cv": found.scores["cv"],
         "interval": values["interval"],
         "rows": len(found.rows),
@@ -90,6 +93,7 @@ class _Report:
             "manifest": {"forced": [], "command": "", "rows": None, **found.manifest},
             "scores": found.scores,
             "missing": found.missing,
+            "unfinished": found.unfinished,
             "interval": self.interval,
             "summary": self.summary,
             "tiles": self.tiles,
@@ -102,13 +106,20 @@ class _Report:
             "calibration": self.calibration,
             "slices": self.slices,
             "groups": self.groups,
-            "drawn": "rows" if found.groups is None else "whole groups",
+            "drawn": self.drawn,
             "residuals": self.residuals,
             "leaders": self.leaders,
             "cost": self.cost,
             "config": self.config,
             "store": self.store,
         }
+
+    @property
+    def drawn(self) -> str:
+        """What is resampled."""
+        if self.found.moments is not None:
+            return "blocks of neighbours in time"
+        return "rows" if self.found.groups is None else "whole groups"
 
     # --- the whole ------------------------------------------------------------------------------
 
@@ -430,7 +441,55 @@ class _Report:
         names = found.outputs[:_MOST_OUTPUTS]
         told = ["truth", "answer", "residual"] if len(names) == 1 else [f"Δ {n}" for n in names]
         headers = ["id", "fold", *(name for name, _ in cards[0]["facts"]), *told]
-        return {"cards": cards, "share": share, "single": len(names) == 1, "headers": headers}
+        return {
+            "cards": cards,
+            "share": share,
+            "single": len(names) == 1,
+            "headers": headers,
+            "drawn": self._drawn_answers(),
+        }
+
+    def _drawn_answers(self) -> Json | None:
+        """Input, truth and answer of the worst rows and the best, where answers are pictures."""
+        losses, shape = self.found.losses, self.canvas
+        if losses is None or shape is None:
+            return None
+        order = np.argsort(-losses, kind="stable")
+        best = order[::-1][: min(_TRIPLES, len(order) // 2)]
+        return {
+            "worst": [self._triple(int(at), shape) for at in order[:_TRIPLES]],
+            "best": [self._triple(int(at), shape) for at in best],
+        }
+
+    @cached_property
+    def canvas(self) -> tuple[int, ...] | None:
+        """The shape of the picture that an answer is: its row's own, or its height and width.
+
+        None where answers are no pictures, number by number.
+        """
+        found = self.found
+        if found.kind != "numbers" or not self.pictured or found.data is None:
+            return None
+        seen = found.data.look(int(found.rows[0]))
+        width = found.answers.shape[1]
+        if seen is None or width <= _MOST_OUTPUTS:
+            return None
+        plain = tuple(length for length in seen.shape if length not in (1, 3))
+        return next((s for s in (seen.shape, plain) if math.prod(s) == width and len(s) > 1), None)
+
+    def _triple(self, at: int, shape: tuple[int, ...]) -> Json:
+        """A row's input, truth and answer as pictures; truth and answer on one scale of greys."""
+        found = self.found
+        assert found.data is not None
+        pair = np.stack([found.target[at], found.decided[at]]).astype(np.float64)
+        low, high = float(pair.min()), float(pair.max())
+        spread = np.rint(255 * (pair - low) / (high - low if high > low else 1)).astype(np.uint8)
+        truth, answer = spread.reshape(2, *shape)
+        seen = found.data.look(int(found.rows[at]))
+        drawn = {"input": seen, "truth": truth, "answer": answer}
+        pictures = {name: asdict(thumbnails.of(part)) for name, part in drawn.items()
+                    if thumbnails.drawable(part)}  # fmt: skip
+        return {"id": str(found.ids[at]), "fold": int(found.fold[at]), "pictures": pictures}
 
     @cached_property
     def slices(self) -> Json | None:
@@ -516,9 +575,10 @@ class _Report:
             "thinned": len(found.rows) > len(drawing.thinned(len(found.rows))),
             "drawn": len(drawing.thinned(len(found.rows))),
             "outputs": [
-                {"name": name, **_errors(truth[:, n], answers[:, n])}
-                for n, name in enumerate(names)
+                {"name": names[n], **_errors(truth[:, n], answers[:, n])}
+                for n in _largest(answers - truth)
             ],
+            "all": len(names),
         }
 
     def _variable(self) -> str | None:
@@ -535,7 +595,7 @@ class _Report:
         assert found.data is not None
         x = found.table[variable].to_numpy(float)
         elsewhere = found.data.test[variable].to_numpy(float)
-        test = files.read_array(found.run.folder / "test.npy").reshape(len(elsewhere), -1)[:, 0]
+        test = found.tested.reshape(len(elsewhere), -1)[:, 0]
         order = np.argsort(elsewhere, kind="stable")
         name = found.outputs[0]
         told = [f"{found.ids[at]}: residual {answers[at] - truth[at]:.3g}" for at in self.hardest]
@@ -640,6 +700,12 @@ def _seed_headers(seeds: Sequence[int]) -> list[str]:
     if len(seeds) < 2:
         return ["score"]
     return ["seeds together", *(f"seed {seed}" for seed in seeds)]
+
+
+def _largest(left: np.ndarray) -> list[int]:
+    """Outputs in their order; of very many those with the largest residuals (rows, outputs)."""
+    order = np.argsort(-(left**2).mean(axis=0), kind="stable")[:SHOWN]
+    return [int(number) for number in np.sort(order)]
 
 
 def _errors(truth: np.ndarray, answers: np.ndarray) -> dict[str, float | None]:

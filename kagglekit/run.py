@@ -156,10 +156,16 @@ class Run:
     def kept_views(self, fold: int | None) -> tuple[str, ...] | None:
         """The views that answer the rows of a fold, or (None) the test; None where all do.
 
-        Raises UserError for a views.json that no run writes.
+        Raises UserError for a views.json that no run writes, and where a run that has chosen its
+        views has lost it: with all of them its answers would be others.
         """
         path = self.folder / "views.json"
         if not path.exists():
+            if self._chose_views():
+                raise UserError(
+                    f"{path} is gone, which says which views answer: type the command that "
+                    "trained the run again, and it is written anew"
+                )
             return None
         told = files.read_json(path)
         try:
@@ -169,6 +175,12 @@ class Run:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{path} is not as kagglekit writes it: train it again")
         return tuple(names)
+
+    def _chose_views(self) -> bool:
+        if not (self.folder / "run.json").exists():
+            return False
+        told = self.manifest()
+        return told["finished"] is not None and told["config"].get("views") == "auto"
 
     def answers(self, key: Key) -> Answers:
         """What a finished member answered; UserError for a file that `keep` cannot have written."""
@@ -251,9 +263,10 @@ def now() -> str:
 def find(runs: Path, competition: str, wanted: str) -> Run:
     """The run whose name is, or uniquely begins with, `wanted`; earlier states by full name only.
 
-    Raises UserError when there is none, or more than one.
+    The path of its folder will do too. Raises UserError when there is none, or more than one.
     """
     folder = runs / competition
+    wanted = typed_name(folder, wanted)
     known = sorted(path.name for path in folder.glob("[!.]*/run.json") for path in [path.parent])
     if wanted in known:
         return Run(folder / wanted)
@@ -268,6 +281,13 @@ def find(runs: Path, competition: str, wanted: str) -> Run:
         f"no run {wanted!r} of {competition} in {runs}; "
         + (f"there are: {_some(known)}" if known else f"kagglekit train {competition} makes one")
     )
+
+
+def typed_name(folder: Path, typed: str) -> str:
+    """The name of a run in `folder` where its path was typed, as shells complete it."""
+    path = Path(typed)
+    beside = path.name != typed and path.parent.resolve() == folder.resolve()
+    return path.name if beside else typed
 
 
 def set_aside(run: Run) -> Path | None:

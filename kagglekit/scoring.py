@@ -173,6 +173,35 @@ def score_folds(
     }
 
 
+def score_run(
+    competition: Competition,
+    data: Data,
+    members: Mapping[Key, Answers],
+    mean: Mean,
+    kept: Sequence[str] | None,
+) -> dict[str, Any]:
+    """All scores of a run's members; `kept` are the views that answer, None where all do."""
+    scored = {key: answers for key, answers in members.items() if key.fold is not None}
+    folds = by_fold(scored, competition.combine)
+    views = score_views(competition, data, scored, mean)
+    return {
+        "metric": competition.metric.name,
+        "greater_is_better": competition.metric.greater_is_better,
+        **score_folds(competition, data, folds),
+        "members": [
+            {
+                "fold": key.fold,
+                "seed": key.seed,
+                "score": score_member(competition, data, answers.valid_rows, answers.valid),
+            }
+            for key, answers in scored.items()
+        ],
+        "repeats": score_seeds(competition, data, scored),
+        "calibration": score_calibration(competition, data, folds),
+        "views": [{**view, "kept": kept is None or view["name"] in kept} for view in views],
+    }
+
+
 def score_member(
     competition: Competition, data: Data, rows: np.ndarray, answers: np.ndarray
 ) -> float:
@@ -226,10 +255,10 @@ def judge(
 ) -> paired.Judged:
     """Several decided answers to training rows, as scores of any resampling of these rows.
 
-    `decided` are (rows, ...) each; rows of a group that folds keep together are drawn together.
+    `decided` are (rows, ...) each. Rows of a group that folds keep together are drawn together;
+    where folds go forward in time, neighbours are.
     """
-    groups = fold_rules.groups(data, competition.folds)
-    own = None if groups is None else np.unique(groups[rows], return_inverse=True)[1]
+    own = fold_rules.dependence(data, competition.folds).of(rows)
     return paired.judged(competition.metric, data.target[rows], decided, data.train.iloc[rows], own)
 
 

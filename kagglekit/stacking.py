@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from . import devices
+from . import capture, devices
 from .config import NetworkConfig
 from .dropout import Draw, Dropout, draw_for, noise_of
-from .objectives import Batch, Function, Losses, Mixed, Objective
+from .objectives import Batch, Function, Losses, Objective, leaves, rebuilt
 from .randomness import generator, seed_all
 
 _FEW_ROWS = 32  # of a batch, on which models are compared in double precision
@@ -67,6 +68,7 @@ class Stack:
         demand_stackable(models[0], objective, config, self.device)
         self.module = copy.deepcopy(models[0])
         attach(self.module, models)
+        self._captured: dict[int, capture.Run] = {}  # by the id of the pass
         self._noise: list[Tensor] = []  # of the pass in hand, what is drawn last first
         _supply_noise(self.module, self._noise)
         self.module.train()
@@ -88,7 +90,10 @@ class Stack:
         Every part of `batch` leads with an axis of models.
         """
         recorded = self._pass(batch)
-        losses, *gradients = recorded.run(*self._inputs(batch, recorded.draws, generators))
+        noise = [torch.stack([draw(source) for source in generators]) for draw in recorded.draws]
+        losses, *gradients = self._run(recorded, [*noise, *leaves(batch)])
+        if self.config.accumulate > 1 and capture.possible(self.device):
+            gradients = [gradient.clone() for gradient in gradients]  # a replay overwrites them
         found = iter(gradients)
         for weight, reaches in zip(self.weights, recorded.reached, strict=True):
             if reaches:
@@ -96,10 +101,21 @@ class Stack:
                 weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
         return losses
 
-    def _inputs(self, batch: Batch, draws: Sequence[Draw], generators: Generators) -> list[Tensor]:
-        noise = [torch.stack([draw(source) for source in generators]) for draw in draws]
-        kept = _kept(self.module)
-        return [*map(_data, self.weights), *map(_data, kept.values()), *noise, *leaves(batch)]
+    @property
+    def _own(self) -> list[Tensor]:
+        """What a pass takes of the stack itself: weights, and what is not trained."""
+        return [*map(_data, self.weights), *map(_data, _kept(self.module).values())]
+
+    def _run(self, recorded: Pass, given: list[Tensor]) -> list[Tensor]:
+        """Losses and gradients of the pass on this stack, which on a GPU is captured first."""
+        own = self._own
+        run: capture.Run = self._captured.get(id(recorded)) or partial(_on, recorded, own)
+        replayed = capture.possible(self.device) and self.records
+        if replayed and id(recorded) not in self._captured:
+            changed = own[len(self.weights) :]
+            run = self._captured[id(recorded)] = capture.captured(run, given, changed)
+        losses, *gradients = run(given)
+        return [losses.clone() if replayed else losses, *gradients]
 
     def _pass(self, batch: Batch) -> Pass:
         """The recorded pass for batches of this shape."""
@@ -137,7 +153,8 @@ class Stack:
         if not self.records:
             return Pass(_refusing(with_weights), draws, reached)
         generators = [torch.Generator(self.device) for _ in self.models]
-        inputs = [part.clone() for part in self._inputs(batch, draws, generators)]
+        noise = [torch.stack([draw(source) for source in generators]) for draw in draws]
+        inputs = [part.clone() for part in (*self._own, *noise, *leaves(batch))]
         recorded = _refusing(make_fx(with_weights))(*inputs)
         recorded.graph.set_codegen(CodeGen())  # inputs one by one: unpacking them takes longer
         recorded.recompile()
@@ -327,23 +344,6 @@ def total(losses: Losses) -> Tensor:
 # --- batches as lists of tensors ----------------------------------------------------------------
 
 
-def leaves(batch: Batch) -> list[Tensor]:
-    """The tensors of a batch; a `Mixed` target has three."""
-    found: list[Tensor] = []
-    for part in batch:
-        found += list(part) if isinstance(part, Mixed) else [part]
-    return found
-
-
-def rebuilt(pattern: Batch, tensors: Sequence[Tensor]) -> Batch:
-    """A batch laid out as `pattern`, of other tensors."""
-    left: Iterator[Tensor] = iter(tensors)
-    return [
-        Mixed(next(left), next(left), next(left)) if isinstance(part, Mixed) else next(left)
-        for part in pattern
-    ]
-
-
 def together(batches: Sequence[Batch]) -> Batch:
     """One batch of all: every part leads with an axis of models."""
     parts = zip(*map(leaves, batches), strict=True)
@@ -400,6 +400,11 @@ def _kept(module: nn.Module) -> Mapping[str, Tensor]:
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in module.parameters() if weight.requires_grad]
+
+
+def _on(recorded: Pass, own: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
+    """The pass on a stack's own tensors."""
+    return recorded.run(*own, *given)
 
 
 def _data(tensor: Tensor) -> Tensor:

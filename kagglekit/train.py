@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,20 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from . import checkpoint, devices, randomness, signals
+from . import capture, checkpoint, devices, randomness, signals
 from .augment import Augment, mixup
 from .checkpoint import Checkpoint
 from .config import NetworkConfig
 from .dropout import Noise, noise_of
 from .errors import DivergedError, UserError
 from .loading import Batch, Loader
-from .objectives import Losses, Objective
+from .objectives import Losses, Objective, leaves, rebuilt
 from .optimizers import Groups, Optimizers, decay_matrices, learning_rate
 from .pace import Pace
 from .polish import demand_polishable, polish
 from .randomness import derive, generator, seed_all
 from .stamps import Stamp
 
+Learn = Callable[[Batch, bool], list[Tensor]]  # (batch, whether to step) -> its losses
 AfterEpoch = Callable[[nn.Module, int, Mapping[str, float]], None]
 
 
@@ -260,9 +261,9 @@ class _Alone:
 def _phases(loop: _Alone) -> None:
     plan, state = loop.plan, loop.state
     with devices.threads_for(plan.multiplications, plan.loader.device):
-        forward = devices.compiled(plan.model) if plan.compiled else plan.model
+        step = learner(plan, state.optimizers)
         while state.epoch < plan.epochs and not out_of_patience(plan, state):
-            _epoch(loop, forward)
+            _epoch(loop, step)
     if state.best and not state.polished:
         state.answering.load_state_dict(state.best)
     if plan.config.polish:
@@ -315,7 +316,7 @@ def _ramped(decay: float) -> Callable[[Any, Any, Any], None]:
     return update
 
 
-def _epoch(loop: _Alone, forward: Any) -> None:
+def _epoch(loop: _Alone, step: Learn) -> None:
     """What is left of a pass over the training rows, and what follows it."""
     plan, state = loop.plan, loop.state
     began, batches_before = time.monotonic(), state.batch
@@ -326,7 +327,7 @@ def _epoch(loop: _Alone, forward: Any) -> None:
         seed_draws(plan, state)
     plan.model.train()
     with signals.deferred():
-        _steps(loop, forward)
+        _steps(loop, step)
     demand_finite(plan, state)
     loss = float(torch.stack(state.losses).mean())  # the one wait for the device in an epoch
     seconds = time.monotonic() - began
@@ -397,7 +398,7 @@ def _last_sound(plan: Plan) -> str:
     )
 
 
-def _steps(loop: _Alone, forward: Any) -> None:
+def _steps(loop: _Alone, step: Learn) -> None:
     """The optimiser steps that are left of an epoch."""
     plan, state = loop.plan, loop.state
     for number, batch in enumerate(
@@ -406,7 +407,7 @@ def _steps(loop: _Alone, forward: Any) -> None:
         stepping = plan.steps_after(number)
         if stepping:
             state.optimizers.set_rate(plan.rate(state.epoch, number))
-        losses = learn(plan, state.optimizers, forward, seen(plan, batch, state.draws), stepping)
+        losses = step(seen(plan, batch, state.draws), stepping)
         state.losses.append(torch.stack([loss.detach().float() for loss in losses]).sum())
         if not stepping:
             continue
@@ -426,6 +427,51 @@ def seen(plan: Plan, batch: Batch, draws: torch.Generator) -> Any:
         inputs, mixed = mixup(inputs, rest[0], plan.config.mixup, draws)
         return [inputs, mixed, *rest[1:]]
     return [inputs, *rest]
+
+
+def learner(plan: Plan, optimizers: Optimizers) -> Learn:
+    """The training step of a member: its passes captured, where it shares a GPU with others."""
+    forward = devices.compiled(plan.model) if plan.compiled else plan.model
+    config, device = plan.config, plan.loader.device
+    alike = config.accumulate == 1 and plan.objective.parts == ("",)  # all steps
+    if plan.beside and alike and capture.possible(device):
+        return _Captured(plan, optimizers, forward)
+    return lambda batch, stepping: learn(plan, optimizers, forward, batch, stepping)
+
+
+class _Captured:
+    """A training step whose forward and backward pass are one graph of the GPU."""
+
+    def __init__(self, plan: Plan, optimizers: Optimizers, forward: Any) -> None:
+        self.plan, self.optimizers, self.forward = plan, optimizers, forward
+        self.run: capture.Run | None = None
+        self.reached: list[nn.Parameter] = []  # weights that have a gradient
+
+    def __call__(self, batch: Batch, stepping: bool) -> list[Tensor]:
+        given = leaves(batch)
+        if self.run is None:
+            self.pattern, model = batch, self.plan.model
+            noise = noise_of(model)
+            draws = [] if noise is None else [noise.generator]
+            self.run = capture.captured(self._pass, given, list(model.buffers()), draws)
+        loss, *gradients = self.run(given)
+        for weight, gradient in zip(self.reached, gradients, strict=True):
+            weight.grad = gradient
+        self.optimizers.step([""])
+        self.optimizers.finish()
+        return [loss.clone()]  # the next replay overwrites it
+
+    def _pass(self, given: Sequence[Tensor]) -> list[Tensor]:
+        objective, weights = self.plan.objective, self.optimizers.trained[""]
+        for weight in weights:
+            weight.grad = None
+        with devices.autocast(self.plan.config.precision, self.plan.loader.device):
+            losses = objective.loss(self.forward, rebuilt(self.pattern, given))
+        loss = _by_part(objective, losses)[""]
+        assert isinstance(loss, Tensor)
+        self.optimizers.backward({"": loss})
+        self.reached = [weight for weight in weights if weight.grad is not None]
+        return [loss.detach(), *(weight.grad for weight in self.reached if weight.grad is not None)]
 
 
 def learn(

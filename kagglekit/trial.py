@@ -19,7 +19,7 @@ from .objectives import Batch
 from .optimizers import Optimizers
 from .randomness import generator
 from .stacking import Passes, Stack
-from .train import Plan, learn, seen, start
+from .train import Plan, learner, seen, start
 
 Step = Callable[[], Any]
 
@@ -34,13 +34,11 @@ def first_batch(plan: Plan) -> Batch:
     return seen(plan, batch, generator(plan.loader.device, 0))
 
 
-def alone(plan: Plan, batch: Batch | None = None) -> Step:
+def alone(plan: Plan) -> Step:
     """A training step of a copy of one member."""
     twin = replace(plan, model=copy.deepcopy(plan.model).train())
-    state = start(twin)
-    if batch is None:
-        batch = first_batch(plan)
-    return lambda: learn(twin, state.optimizers, twin.model, batch, True)
+    step, batch = learner(twin, start(twin).optimizers), first_batch(plan)
+    return lambda: step(batch, True)
 
 
 def stacked(plans: Sequence[Plan], batch: Batch, passes: Passes) -> Step:
@@ -87,7 +85,7 @@ def compared_in_lanes(plans: Sequence[Plan], one: Step, given: Lanes) -> tuple[f
     """Seconds of a round of all members: one by one, and side by side in full lanes."""
     plan, count = plans[0], len(plans)
     device, times = plan.loader.device, []
-    steps = [alone(each) for each in plans[: given.count]]
+    steps = [alone(replace(each, beside=True)) for each in plans[: given.count]]
     devices.synchronise(device)  # what was copied here is used by other streams
     for _ in range(_REPEATS):
         with devices.threads_for(plan.multiplications, device):

@@ -25,6 +25,9 @@ PARSERS = {
     r"_score|_transact|_attempt|_connect|_use_wal|_discard|_create|_has_columns|_fill|_put|"
     r"_select|_from_index",
     "folds": "load|from_file|_read|_by_label|_refuse",
+    "backbones": r"find|fill|_in_folder|_name_of|_same|_guessed|_beginning|_told|_metadata|"
+    r"_readable|_transform|_sound|_numbers|_options|_misfit|_converted|_weights|_tensors|"
+    r"_Bounded\.\w+|_unwrapped|_plain",
     "network": r"_read_\w+|_listed",
     "estimator": r"Estimator\.restore.*",
     "blend": r"Blend\.restore.*",

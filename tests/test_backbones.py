@@ -52,7 +52,9 @@ def test_a_file_says_what_it_is_of_in_its_metadata_its_name_or_its_folder(tmp_pa
         given(said, monkeypatch, model="test_vit")
 
 
-@pytest.mark.parametrize("said", [{"input_size": "3, 90000, 90000"}, {"std": "0"}, {"mean": "?"}])
+@pytest.mark.parametrize(
+    "said", [{"input_size": "3, 90000, 90000"}, {"std": "0"}, {"mean": "?"}, {"std": "9" * 400}]
+)
 def test_what_no_picture_can_have_is_refused(tmp_path, monkeypatch, said):
     path = weights(tmp_path / "x.safetensors", architecture=TINY, **said)
     with pytest.raises(UserError, match="fits no colour picture"):
@@ -82,6 +84,27 @@ def test_weights_are_the_model_s_all_and_exactly(tmp_path, monkeypatch, suffix):
     reference.reset_classifier(0)
     image = torch.rand(1, 3, 32, 32)
     assert torch.equal(model(image), reference.eval()(image))
+
+
+def test_weights_that_torch_wrote_before_1_6_are_the_same(tmp_path, monkeypatch):
+    state = load_file(weights(tmp_path / f"{TINY}.safetensors"))
+    old = tmp_path / f"{TINY}_old.pth"
+    torch.save(state, old, _use_new_zipfile_serialization=False)
+    loaded = given(old, monkeypatch).load().state_dict()
+    assert all(torch.equal(part, state[name]) for name, part in loaded.items())
+
+
+def test_a_mean_may_be_negative_and_a_number_begin_with_a_point(tmp_path, monkeypatch):
+    said = {"mean": "(-0.1, 0.2, -3e-1)", "std": ".5"}
+    path = weights(tmp_path / "x.safetensors", architecture=TINY, **said)
+    found = given(path, monkeypatch).transform
+    assert (found.mean, found.std) == ((-0.1, 0.2, -0.3), (0.5,) * 3)
+
+
+def test_tensors_without_numbers_are_one_sentence(tmp_path, monkeypatch):
+    torch.save({"conv1.weight": torch.empty(2, device="meta")}, tmp_path / f"{TINY}.pth")
+    with pytest.raises(UserError, match="without its numbers"):
+        given(tmp_path / f"{TINY}.pth", monkeypatch).load()
 
 
 def test_what_does_not_fit_is_named(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,23 @@ def test_a_part_with_more_seeds_makes_another_blend(
     assert typed("blend", "toy", "method=mean")["run"] != before
 
 
+def test_a_blend_of_practice_runs_is_a_practice_run(typed: Any) -> None:
+    shutil.rmtree("data/toy")
+    runs = [typed("train", "toy", name) for name in ("line", "curve")]
+    assert all(run["data"]["kind"] == "practice" for run in runs)
+    told = typed("blend", "toy", "method=mean")
+    assert told["data"]["kind"] == "practice"
+    assert told["practice_lb"] > 0
+
+
+def test_a_competition_s_name_that_is_mistyped_is_no_missing_run(
+    typed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in (["blend"], ["compare"], ["compare", "a", "b"], ["blend", "a", "b"]):
+        assert main([verb[0], "toyy", *verb[1:]]) == 2
+        assert "did you mean 'toy'?" in capsys.readouterr().err
+
+
 def test_what_cannot_be_blended_is_refused(typed: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["blend", "toy"]) == 2
     assert "no two finished runs of toy" in capsys.readouterr().err
@@ -107,3 +125,67 @@ def test_what_cannot_be_blended_is_refused(typed: Any, capsys: pytest.CaptureFix
     assert "has the folds of its runs" in capsys.readouterr().err
     assert main(["blend", "toy", line, curve, "methd=mean"]) == 2
     assert "did you mean 'method'" in capsys.readouterr().err
+
+
+def test_a_method_that_the_answers_do_not_bear_leaves_nothing_behind(
+    typed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [typed("train", "toy", name)["run"] for name in ("line", "curve")]
+    before = sorted(Path().rglob("*"))
+    assert main(["blend", "toy", *runs, "method=ranks"]) == 2
+    assert "method=ranks cannot mix such answers" in capsys.readouterr().err
+    assert main(["train", "toy", "mix", "method=ranks", "folds=4"]) == 2
+    assert "method=ranks cannot mix answers that are numbers" in capsys.readouterr().err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_answers_of_different_shapes_do_not_mix(
+    typed: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [typed("train", "toy", name)["run"] for name in ("line", "curve")]
+    folder = Path("runs/toy") / runs[1]
+    for answers in folder.glob("*/answers.npz"):
+        kept = files.read_arrays(answers)
+        views = np.repeat(kept["valid_views"], 2, -1)
+        wide = {name: np.repeat(kept[name], 2, 1) for name in ("valid", "test")}
+        files.write_arrays(answers, **{**kept, **wide, "valid_views": views})
+    monkeypatch.setattr("kagglekit.scoring.cross_decided", lambda *_: np.zeros((60, 1)))
+    assert main(["blend", "toy", *runs]) == 2
+    assert "only answers of one shape mix" in capsys.readouterr().err
+
+
+TIMES = """
+from dataclasses import replace
+
+
+def load(folder):
+    data = tables.regression(folder)
+    return replace(data, train=data.train.assign(day=np.arange(60) // 2), target=data.target,
+                   train_inputs=data.train.drop(columns="id", errors="ignore").to_numpy(),
+                   test_inputs=data.test.drop(columns="id").to_numpy())
+
+
+competition = replace(competition, load=load, folds=folds.time_ordered("day"))
+"""
+
+
+def test_folds_that_go_forward_in_time_are_blended_from_the_second_on(
+    typed: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toys.write(Path.cwd(), TIMES, data=False)
+    runs = [typed("train", "toy", name)["run"] for name in ("line", "curve")]
+    tasks: list[mixing.Task] = []
+    chosen = mixing.choose
+    monkeypatch.setattr(mixing, "choose", lambda task: tasks.append(task) or chosen(task))
+    told = typed("blend", "toy", *runs)
+    assert [fold["fold"] for fold in told["folds"]] == [1, 2]
+    assert len(pd.read_csv(told["submission"])) == 30
+    compared = typed("compare", "toy", told["run"], runs[0])
+    assert compared["rows"] == 28
+    own = {run["run"]: run["cv"] for run in compared["runs"]}
+    (part,) = (part for part in told["parts"] if part["run"] == runs[0])
+    assert part["cv"] == pytest.approx(own[runs[0]])  # of the rows that the blend has answered
+    assert len(tasks) == 2
+    assert all(len(np.unique(task.dependence.moments)) == len(task.target) / 2 for task in tasks)
+    assert main(["blend", "toy", *runs]) == 0
+    assert "scored on folds 1, 2: nothing was answered before" in capsys.readouterr().err

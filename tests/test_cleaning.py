@@ -168,6 +168,12 @@ def test_a_run_that_another_was_built_on_says_so(toy: Path) -> None:
     line, _ = cleaning.plan(Request("toy", ("line",))).things
     assert line.note.startswith("mix-")
     assert line.note.endswith("was built on it")
+    for method in ("mean", "single", "greedy"):
+        assert main(["train", "toy", "mix", f"method={method}", "--json"]) == 0
+    path = str(line.paths[0])
+    line, _ = cleaning.plan(Request("toy", (path,))).things
+    assert line.note.count("mix-") == 3
+    assert line.note.endswith(" and 1 more were built on it")
 
 
 def test_a_name_that_fits_no_run_or_several_is_an_error(full: Path) -> None:

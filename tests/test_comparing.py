@@ -151,6 +151,32 @@ def test_groups_of_the_folds_are_what_is_resampled(capsys: pytest.CaptureFixture
     assert (told["rows"], told["units"], told["groups"]) == (60, 12, "g")
 
 
+def test_where_folds_go_forward_in_time_neighbours_are_drawn_together(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    more = (
+        "\nfrom dataclasses import replace\n"
+        "read = competition.load\n"
+        "def load(folder):\n"
+        "    data = read(folder)\n"
+        "    return replace(data, train=data.train.assign(day=np.arange(60) // 2), "
+        "test=data.test.assign(day=40))\n"
+        "competition = replace(competition, load=load, folds=folds.time_ordered('day'))\n"
+    )
+    toys.write(Path.cwd(), more, data=False)
+    line, curve = train("line"), train("curve")
+    told = compared(capsys, line, curve)
+    assert (told["rows"], told["units"], told["times"]) == (42, 21, "day")
+    assert told["block"] >= 1
+    assert f"blocks of {told['block']} times" in told["pairs"][0]["rows"]["method"]
+    assert main(["compare", "toy", line, curve]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "over 21 times of 'day'" in shown
+    assert "circular block bootstrap" in shown
+    held = evidence.gather("toy", line)
+    assert len(np.unique(held.moments)) == 21
+
+
 @pytest.mark.parametrize("wrapped", ["", ".repeated(RULE, 2)", ".training_only(RULE, all_rows)"])
 def test_groups_of_a_file_are_resampled_too(
     wrapped: str, capsys: pytest.CaptureFixture[str]

@@ -162,7 +162,7 @@ def test_what_is_piped_on_is_not_filled_up_with_blanks(capsys: pytest.CaptureFix
 
 
 def test_an_empty_leaderboard_says_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "kagglekit train" in shown("leaderboard", {"runs": []}, capsys)
+    assert "kagglekit train" in shown("leaderboard", {"runs": [], "all": 0}, capsys)
 
 
 def test_every_kind_that_the_command_line_asks_for_is_shown(

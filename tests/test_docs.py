@@ -74,3 +74,15 @@ def test_the_readme_names_the_exit_codes_and_the_variables():
         assert word in text
     for name in ("DATA", "RUNS", "SUBMISSIONS", "CACHE", "COMPETITIONS"):
         assert f"$KAGGLEKIT_{name}" in text
+
+
+def test_no_line_of_a_text_is_wider_than_130_columns() -> None:
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+    texts += [*ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("competitions/*/*.md")]
+    wide = [
+        f"{text.relative_to(ROOT)}:{number}"
+        for text in texts
+        for number, line in enumerate(text.read_text("utf-8").splitlines(), 1)
+        if len(line) > 130 and not line.startswith("|")  # tables
+    ]
+    assert not wide

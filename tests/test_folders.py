@@ -100,6 +100,9 @@ def test_data_are_found_in_the_promised_order(
         source = folders.find_data("toy", folder if kind == "given" else None)
         assert source == folders.Source(folder, kind)  # type: ignore[arg-type]
     assert folders.find_data("other") is None
+    # however it is typed, a stand-in is one: nothing trained on it may pass for real
+    stand_in = folders.practice_folder("toy").resolve()
+    assert folders.find_data("toy", stand_in) == folders.Source(stand_in, "practice")
 
 
 def test_folders_without_files_do_not_count(project: Path) -> None:

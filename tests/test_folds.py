@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kagglekit import folds as folding
 from kagglekit.config import Config
-from kagglekit.data import Data
+from kagglekit.data import Data, Dependence
 from kagglekit.errors import UserError
 
 law = settings(max_examples=15, deadline=None, derandomize=True, database=None)
@@ -134,6 +134,20 @@ def test_time_ordered_folds_train_strictly_before_they_validate(form):
     for (earlier, block), (later, _) in pairwise(folds):
         assert np.array_equal(later, np.union1d(earlier, block))
     assert folds[-1][1].size + folds[-1][0].size == 60
+
+
+def test_folds_say_how_rows_depend_on_one_another():
+    data = made()
+    days = data.train["day"].to_numpy()
+    forward = folding.training_only(KINDS["time_ordered"], lambda data: np.ones(60, bool))
+    moments = folding.dependence(data, forward).moments
+    assert ((moments[:, None] < moments) == (days[:, None] < days)).all()
+    some = np.flatnonzero(days % 3 == 1)
+    assert sorted(set(folding.dependence(data, forward).of(some).moments)) == list(range(5))
+    grouped = folding.dependence(data, KINDS["grouped"])
+    assert grouped.moments is None
+    assert len(set(grouped.groups)) == 12
+    assert folding.dependence(data, folding.shuffled) == Dependence()
 
 
 def test_repeated_folds_are_those_of_the_seeds_that_follow():

@@ -148,6 +148,7 @@ def test_a_notebook_brings_the_weights_along(tmp_path, monkeypatch, capsys):
     knobs = ["windows=eyes", "layers=block1", "inner_folds=2", "folds=2"]
     assert cli.main(["train", "glasses", "probe", *knobs, "--weights", str(tiny), "--json"]) == 0
     trained = json.loads(capsys.readouterr().out)
+    assert [view["name"] for view in trained["views"]] == ["original", "mirrored"]
     made = Path(notebook.write("glasses", trained["run"], "me")["folder"])
     tiny.unlink()
     with zipfile.ZipFile(made / "dataset" / notebook.PACK) as pack:

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -21,11 +22,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save
 
 from kagglekit import (
+    backbones,
     checkpoint,
     cleaning,
     cli,
@@ -42,6 +46,7 @@ from kagglekit import (
     submission,
     tables,
 )
+from kagglekit.backbones import BackboneConfig
 from kagglekit.config import Config, NetworkConfig, knob
 from kagglekit.data import Data
 from kagglekit.errors import UserError
@@ -673,10 +678,7 @@ def test_a_leaderboard_file(draws, finished, trained):
 def test_what_a_network_learned(draws, world):
     recipe, knobs = engine.regressor(), engine.settings()
     folder = world / "member"
-    torch = engine.torch
     task = {"inputs": [3], "outputs": 2}
-    from safetensors.torch import save
-
     model = engine.dense(knobs, engine.Task((3,), 2))
     weights = save(dict(model.state_dict()))
     put(folder, {"task.json": json.dumps(task), "weights.safetensors": weights})
@@ -688,6 +690,134 @@ def test_what_a_network_learned(draws, world):
     found = judged("weights", lambda: recipe.restore(folder, knobs, {}), world, size)
     if not isinstance(found, UserError):
         assert all(isinstance(part, torch.Tensor) for part in found.model.state_dict().values())
+
+
+# --- pretrained weights --------------------------------------------------------------------------
+
+LAYERS = {"fc.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2), "steps": torch.tensor(3)}
+ARCHITECTURE = "test_resnet"
+BESIDE = {
+    "architecture": ARCHITECTURE, "num_classes": 7, "global_pool": "avg",
+    "pretrained_cfg": {
+        "tag": "r160_in1k", "input_size": [3, 32, 32], "fixed_input_size": False,
+        "pad_type": "same", "interpolation": "bicubic", "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+    },
+}  # fmt: skip
+
+
+def torch_file(content: Any, zipped: bool = True) -> bytes:
+    made = io.BytesIO()
+    torch.save(content, made, _use_new_zipfile_serialization=zipped)
+    return made.getvalue()
+
+
+class Trap:
+    """What a file must not run."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch ../beside/x",)
+
+
+@st.composite
+def pickled_weights(draw: st.DrawFn) -> bytes:
+    """A file of torch, in the new layout or the old, of tensors or of something else."""
+    zipped = draw(st.booleans())
+    held: Any = draw(st.sampled_from([LAYERS, {"state_dict": LAYERS}, {"model": LAYERS, "x": 1}]))
+    if hostile.rarely(draw, 3):
+        odd = [None, 3, "x", [], {}, [1], Trap(), {1: 2}, float("nan"), torch.nn.Linear(1, 1),
+               torch.tensor([float("inf")]), torch.empty(0), torch.ones(2).to_sparse(),
+               torch.empty(9, device="meta"), torch.ones(1, dtype=torch.complex64)]  # fmt: skip
+        value = draw(st.sampled_from(odd))
+        held = draw(st.sampled_from([value, {"a": value}, {"state_dict": value}, [value]]))
+    content = torch_file(held, zipped)
+    if zipped and draw(st.booleans()):
+        with zipfile.ZipFile(io.BytesIO(content)) as parts:
+            return draw(hostile.of_zip({name: parts.read(name) for name in parts.namelist()}))
+    return draw(st.one_of(st.just(content), hostile.of_bytes(content)))
+
+
+@examples(150)
+@given(draws=st.data())
+def test_a_file_of_pretrained_weights(draws, world):
+    made = {"metadata": {"architecture": ARCHITECTURE, "mean": "0.5"}}
+    if draws.draw(st.booleans()):
+        plain = save(LAYERS, made["metadata"])
+        name, strategy = "w.safetensors", hostile.or_bytes(hostile.of_safetensors(plain))
+    else:
+        name, strategy = draws.draw(st.sampled_from(["w.pth", "w.pt", "w.bin"])), pickled_weights()
+    size = put(world, {name: draws.draw(strategy)})
+    found = judged("backbone file", lambda: backbones._weights(world / name), world, size)
+    if not isinstance(found, UserError):
+        for weight, part in found.items():
+            assert isinstance(weight, str)
+            assert not part.is_floating_point() or part.isfinite().all()
+
+
+@examples(120)
+@given(draws=st.data())
+def test_what_is_said_of_pretrained_weights(draws, world, backbone, monkeypatch):
+    """In their own metadata, in config.json beside them, and in the names of file and folder."""
+    said = {"architecture": ARCHITECTURE, "mean": "0.5", "std": "(0.2, 0.2, 0.2)",
+            "input_size": "3, 32, 32", "pad_type": "same"}  # fmt: skip
+    inside = {"architecture": draws.draw(st.sampled_from([ARCHITECTURE, ""])), "mean": "0.5"}
+    plain = save({"a": torch.zeros(1)}, {name: text for name, text in inside.items() if text})
+    contents: dict[str, Any] = {"w.safetensors": plain, "config.json": json.dumps(BESIDE)}
+    match draws.draw(st.sampled_from(["beside", "inside", "name"])):
+        case "beside":
+            contents["config.json"] = draws.draw(hostile.or_bytes(hostile.of_json(BESIDE)))
+        case "inside":
+            texts = {key: str(draws.draw(hostile.mutated([text]))) for key, text in said.items()}
+            texts = {key: text.encode("utf-8", "replace").decode() for key, text in texts.items()}
+            contents["w.safetensors"] = save({"a": torch.zeros(1)}, texts)
+        case _:
+            name = draws.draw(
+                st.sampled_from(["x", "timm", "test_resnet", "resnet", "é" * 80, "."])
+            )
+            contents = {f"{name}.r1.safetensors": plain, "0.pth": b""}
+    folder = world / "weights"
+    shutil.rmtree(folder, ignore_errors=True)
+    size = put(folder, contents)
+    given = draws.draw(st.sampled_from([folder, folder / "w.safetensors"]))
+    monkeypatch.setenv("KAGGLEKIT_WEIGHTS", str(given))
+    knobs = BackboneConfig(model=draws.draw(st.sampled_from(["", ARCHITECTURE])))
+    found = judged("beside weights", lambda: backbones.find(knobs), world, size)
+    if not isinstance(found, UserError):
+        assert len(found.transform.mean) == len(found.transform.std) == 3
+        assert all(1 <= side <= 4096 for side in found.transform.size)
+        assert np.isfinite([*found.transform.mean, *found.transform.std]).all()
+        assert min(found.transform.std) > 0
+        assert isinstance(found.fingerprint, str)
+
+
+@examples(25)
+@given(draws=st.data())
+def test_a_backbone_of_such_weights_is_built_or_refused(draws, world, backbone, monkeypatch):
+    kept, folder = backbone.read_bytes(), world / "weights"
+    shutil.rmtree(folder, ignore_errors=True)
+    beside: Any = json.dumps(BESIDE)
+    if draws.draw(st.booleans()):
+        beside = draws.draw(hostile.of_json(BESIDE))
+    weights = draws.draw(st.one_of(st.just(kept), hostile.of_safetensors(kept)))
+    size = put(folder, {"w.safetensors": weights, "config.json": beside})
+    monkeypatch.setenv("KAGGLEKIT_WEIGHTS", str(folder))
+    knobs = BackboneConfig(model=ARCHITECTURE, image_size=32)
+    found = judged("backbone", lambda: backbones.load(knobs).module, world, size)
+    if not isinstance(found, UserError):
+        assert all(part.isfinite().all() for part in found.state_dict().values())
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights of a small model that fit it; timm is imported."""
+    import timm
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = timm.create_model(ARCHITECTURE, pretrained=False)
+    path = tmp_path_factory.mktemp("backbone") / "w.safetensors"
+    path.write_bytes(save(dict(made.state_dict())))
+    return path
 
 
 def learned() -> dict[str, tuple[Any, dict[str, np.ndarray]]]:

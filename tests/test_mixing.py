@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kagglekit import metrics, mixing
+from kagglekit.data import Dependence
 from kagglekit.decisions import most_probable
 from kagglekit.errors import UserError
 from kagglekit.mixing import Judge, Task, weights
@@ -187,3 +188,26 @@ def test_what_was_learned_is_known_by_its_shape() -> None:
         assert not mixing.fits(state, 4, (3,))
         assert not mixing.fits(state, 3, (2,))
     assert not mixing.fits({}, 3, (3,))
+
+
+def test_rows_of_a_group_are_never_apart_where_the_method_is_chosen() -> None:
+    answers, target = fitted(0, rows=60)
+    groups = RNG(1).integers(0, 12, 60)
+    task = Task(answers, target, Judge(metrics.rmse), Dependence(groups=groups))
+    folds = mixing._choosing_folds(task)
+    for own, held in folds:
+        assert not set(groups[own]) & set(groups[held])
+    assert sorted(np.concatenate([held for _, held in folds])) == list(range(60))
+    alone = Task(answers, target, Judge(metrics.rmse), Dependence(groups=np.zeros(60, int)))
+    assert mixing.choose(alone).keys() == mixing.choose(task).keys()
+
+
+def test_a_method_is_chosen_by_mixes_of_what_came_before() -> None:
+    answers, target = fitted(0, rows=60)
+    moments = RNG(1).permutation(60) // 2
+    task = Task(answers, target, Judge(metrics.rmse), Dependence(moments=moments))
+    for own, held in mixing._choosing_folds(task):
+        assert moments[own].max() < moments[held].min()
+    assert sum(len(held) for _, held in mixing._choosing_folds(task)) > 40
+    once = Task(answers, target, Judge(metrics.rmse), Dependence(moments=np.zeros(60, int)))
+    assert mixing.choose(once).keys() == mixing.choose(task).keys()

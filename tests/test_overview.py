@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kagglekit import overview, pipeline
+from kagglekit.cli import main
 from kagglekit.errors import UserError
 from kagglekit.progress import progress
 from tests import toys
@@ -65,7 +66,14 @@ def test_a_rebuilt_leaderboard_is_the_one_that_grew() -> None:
     assert overview.leaderboard("toy", rebuild=True) == grown
 
 
+def test_a_filter_that_no_run_passes_does_not_say_that_there_are_none(capsys) -> None:
+    train("line")
+    train("curve")
+    assert main(["leaderboard", "toy", "--filter", "recipe=mix"]) == 0
+    assert capsys.readouterr().out.strip() == "no run of 2 runs passes --filter"
+
+
 def test_a_leaderboard_of_an_unknown_competition_is_an_error_and_an_empty_one_is_none() -> None:
-    assert overview.leaderboard("toy", rebuild=False) == {"runs": [], "kaggle": None}
+    assert overview.leaderboard("toy", rebuild=False) == {"runs": [], "all": 0, "kaggle": None}
     with pytest.raises(UserError, match="did you mean 'toy'"):
         overview.leaderboard("tox", rebuild=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from scipy import stats
 
 from benchmarks import deciding
 from kagglekit import metrics, paired
+from kagglekit.data import Dependence
 from kagglekit.metrics import Metric
 
 RNG = np.random.default_rng
@@ -18,7 +21,7 @@ def judged(
     metric: Metric, target: np.ndarray, *answers: np.ndarray, groups: np.ndarray | None = None
 ) -> paired.Judged:
     table = pd.DataFrame(index=np.arange(len(target)))
-    return paired.judged(metric, target, answers, table, groups)
+    return paired.judged(metric, target, answers, table, Dependence(groups))
 
 
 def found(
@@ -117,6 +120,35 @@ def test_rows_of_one_group_are_one_piece_of_evidence() -> None:
     assert grouped.interval == pytest.approx(alone.interval, rel=0.02)
     assert grouped.p == pytest.approx(alone.p, abs=0.02)
     assert blind.interval[1] - blind.interval[0] < (alone.interval[1] - alone.interval[0]) / 2
+
+
+@pytest.mark.parametrize("metric", [metrics.mse, Metric("own", metrics.mse.score, False)])
+def test_errors_that_time_carries_on_are_less_evidence(metric: Metric) -> None:
+    target, one, other, time = deciding.in_time(0.9)(RNG(0), 3000, 0.2)
+    shuffled = RNG(1).permutation(3000)  # rows come in any order: their times tell it
+    table = pd.DataFrame(index=np.arange(3000))
+    parts = [part[shuffled] for part in (target, one, other)]
+    reach = {}
+    for name, dependence in (("row", Dependence()), ("time", time.of(shuffled))):
+        scores = paired.judged(metric, parts[0], parts[1:], table, dependence)
+        ours = paired.difference(scores, 0, 1, metric.greater_is_better)
+        reach[name] = ours.interval[1] - ours.interval[0]
+        error = paired.standard_error(scores, 0, 1)
+        assert 3.92 * error == pytest.approx(reach[name], rel=0.3)
+    # the squares of an AR(1) process are carried on by the square of its share
+    assert reach["time"] / reach["row"] == pytest.approx(np.sqrt(1.81 / 0.19), rel=0.3)
+    assert "circular block bootstrap" in ours.method
+    assert "times" in ours.method
+
+
+def test_intervals_cover_also_where_time_carries_errors_on() -> None:
+    case = next(case for case in deciding.CASES if case.name == "time: RMSE, 500, AR 0.6")
+    covered, apart = deciding.simulate(case, 60, seed=3)
+    assert covered >= 0.86
+    assert apart <= 0.12
+    by_row = deciding.simulate(replace(case, by_row=True), 60, seed=3)
+    assert by_row[0] <= covered - 0.04
+    assert by_row[1] >= apart + 0.04
 
 
 def test_many_rows_spread_as_theory_says() -> None:

@@ -19,6 +19,7 @@ import pytest
 from kagglekit import folders, folds, mixing, pipeline, problem
 from kagglekit.cli import main
 from kagglekit.errors import DivergedError, UserError
+from kagglekit.pipeline import Question
 from kagglekit.progress import progress
 from tests import miniatures, toys
 
@@ -639,7 +640,7 @@ def test_the_test_s_decision_learns_from_all_oof_answers_also_in_predict() -> No
     csv = pd.read_csv(result["submission"]).set_index("id")["y"]
     ids = pd.read_csv("data/toy/test.csv")["id"]
     np.testing.assert_allclose(csv.loc[ids], np.load(folder / "test.npy")[:, 0] + by)
-    again = pipeline.predict("toy", result["run"], Path("data/toy"), None, progress(None))
+    again = pipeline.predict(Question("toy", result["run"], Path("data/toy")), progress(None))
     assert Path(again["submission"]).read_bytes() == Path(result["submission"]).read_bytes()
 
 
@@ -721,7 +722,7 @@ def test_a_run_answers_another_test_set() -> None:
     result = train("mix")
     table = another_test(Path("later"), 17)
     told = Told()
-    made = pipeline.predict("toy", "mix", Path("later"), None, told)
+    made = pipeline.predict(Question("toy", "mix", Path("later")), told)
     assert told.lines == ["data: later (--data)"]
     csv = pd.read_csv(made["submission"])
     assert csv["id"].tolist() == table["id"].tolist()
@@ -736,7 +737,17 @@ def test_predict_names_a_column_that_the_run_reads() -> None:
     table = pd.read_csv("later/test.csv").rename(columns={"x2": "z"})
     table.to_csv("later/test.csv", index=False)
     with pytest.raises(UserError, match="lacks the column 'x2'"):
-        pipeline.predict("toy", "line", Path("later"), None, Told())
+        pipeline.predict(Question("toy", "line", Path("later")), Told())
+
+
+def test_weights_that_a_run_does_not_read_are_refused() -> None:
+    train("mix")
+    another_test(Path("later"), 17)
+    asked = Question("toy", "mix", Path("later"), weights=Path("x.safetensors"))
+    with pytest.raises(UserError, match=r"--weights: mix-\w+ has all that it needs"):
+        pipeline.predict(asked, Told())
+    assert main(["train", "toy", "line", "--weights", "x.safetensors"]) == 2
+    assert main(["certify", "toy", "line", "--weights", "x.safetensors"]) == 2
 
 
 def test_predict_wants_a_run_that_finished_a_member() -> None:
@@ -744,7 +755,7 @@ def test_predict_wants_a_run_that_finished_a_member() -> None:
     with pytest.raises(KeyboardInterrupt):
         train()
     with pytest.raises(UserError, match="no finished member"):
-        pipeline.predict("toy", "line", Path("data/toy"), None, Told())
+        pipeline.predict(Question("toy", "line", Path("data/toy")), Told())
 
 
 # --- what breaks --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -195,6 +196,51 @@ def test_rows_of_a_table_show_groups_slices_and_facts_and_without_data_say_so(pr
     assert "+0.12" in Page(run / report.FILE).text
 
 
+CLEANED = """
+from dataclasses import replace
+
+
+def load(folder):
+    data, rng = tables.regression(folder), np.random.default_rng(0)
+    clean = rng.integers(0, 2, (90, 6, 8)) * 1.0
+    seen = np.clip(clean * 150 + rng.normal(50, 60, clean.shape), 0, 255).astype(np.uint8)
+    sample = data.sample[["id"]].assign(**{f"p{n}": "0.5" for n in range(48)})
+    return replace(data, target=clean[:60].reshape(60, 48), sample=sample,
+                   train_inputs=seen[:60, None], test_inputs=seen[60:, None])
+
+
+class Pixels:
+    def fit(self, x, y, seed):
+        toys.fitted("pixels")
+        return {"level": np.array([x.mean()])}
+
+    def predict(self, state, x):
+        return (x.reshape(len(x), -1) > state["level"]) * 1.0
+
+
+competition = replace(competition, load=load, recipes={
+    "pixels": Estimator(lambda config: Pixels(), LineConfig(folds=3))})
+"""
+
+
+def test_answers_that_are_pictures_are_shown_beside_input_and_truth(project):
+    toys.write(project, CLEANED)
+    run = trained("toy", "pixels")
+    report.write("toy")
+    page = Page(run / report.FILE)
+    assert_safe(page)
+    drawn = [a["alt"] for a in page.of("img")]
+    assert len(drawn) == 3 * (9 + 9)
+    losses = ((np.load(run / "oof.npy") - np.load(run / "target.npy")) ** 2).mean(1)
+    ids = pd.read_csv("data/toy/train.csv")["id"].astype(str)
+    assert {f"row {ids[losses.argmax()]}, {part}" for part in ("input", "truth", "answer")} <= {
+        *drawn[:27]
+    }
+    assert losses.max() > 2 * losses.min()
+    assert "rows answered best" in page.text
+    assert "The 24 of 48 outputs" in page.text
+
+
 def test_what_cannot_be_reported_is_told_in_a_sentence(project):
     toys.write(project)
     with pytest.raises(UserError, match="no finished run of toy"):
@@ -205,8 +251,53 @@ def test_what_cannot_be_reported_is_told_in_a_sentence(project):
         report.write("toy")
     manifest = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(manifest | {"finished": None}))
-    with pytest.raises(UserError, match=r"is not finished: `kagglekit train toy line"):
+    answers = list(run.glob("*/answers.npz"))
+    for path in answers:
+        path.rename(path.with_suffix(".bak"))
+    with pytest.raises(
+        UserError, match=r"none of its folds has answered yet: `kagglekit train toy"
+    ):
         report.write("toy", run.name)
+    for path in answers:
+        path.with_suffix(".bak").rename(path)
+    (run / "fold1-seed0" / "answers.npz").write_bytes(
+        (run / "fold0-seed0" / "answers.npz").read_bytes()
+    )
+    with pytest.raises(UserError, match=r"fold1-seed0.*answers other rows than folds.csv says"):
+        report.write("toy", run.name)
+    shutil.rmtree("data")
+    with pytest.raises(UserError, match="cannot be scored so far: the training data are no longer"):
+        report.write("toy", run.name)
+
+
+@pytest.mark.parametrize("refitted", [False, True])
+def test_of_an_unfinished_run_there_is_a_report_of_what_there_is(project, capsys, refitted):
+    toys.write(project)
+    name = "refitted" if refitted else "curve"
+    toys.trap("fit-interrupt", 4 if refitted else 3)
+    typed = ["train", "toy", name, "--json"]
+    assert cli.main(typed) == 130
+    (run,) = Path("runs/toy").glob(f"{name}-*")
+    capsys.readouterr()
+    assert cli.main(["report", "toy", run.name]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    lacking = "all-seed0" if refitted else "fold2-seed0"
+    done = "3 of 4" if refitted else "2 of 3"
+    command = f"`kagglekit train toy {name} --json`"
+    sentence = f"Not finished: {done} members have answered, {lacking} is missing; {command}"
+    assert sentence in shown
+    page = Page(run / report.FILE)
+    assert_safe(page)
+    assert sentence in " ".join(page.text.split())
+    before = page.figures
+
+    assert cli.main(typed) == 0
+    assert not (run / report.FILE).exists()  # it was of what there was
+    report.write("toy", run.name)
+    page = Page(run / report.FILE)
+    assert "Not finished" not in page.text
+    assert page.figures["fold0"] == before["fold0"]
+    assert (page.figures["cv"] == before["cv"]) == refitted
 
 
 @pytest.mark.skipif(browser.PROGRAM is None, reason="needs Chromium")

@@ -65,6 +65,16 @@ def test_a_run_json_of_another_make_is_named(content: str, tmp_path: Path) -> No
         Run(tmp_path).manifest()
 
 
+def test_the_path_of_a_run_s_folder_names_it(tmp_path: Path, monkeypatch) -> None:
+    folder = runs(tmp_path / "runs", "line-1", "curve-1")
+    monkeypatch.chdir(tmp_path)
+    for typed in ("runs/toy/line-1/", "./runs/toy/line", str(folder / "toy" / "line-1")):
+        assert run.find(folder, "toy", typed) == Run(folder / "toy" / "line-1")
+    for other in ("runs/toy", "elsewhere/line-1", "../toy/line-1", "runs/toy/line-1/run.json"):
+        with pytest.raises(UserError, match="no run"):
+            run.find(folder, "toy", other)
+
+
 def test_the_history_is_one_line_an_epoch(tmp_path: Path) -> None:
     for epoch in (1, 2):
         Run(tmp_path).note(Key(0, 1), epoch, {"loss": 1 / epoch})

@@ -11,15 +11,13 @@ import torch
 from torch import nn
 
 from kagglekit.data import Task
-from kagglekit.objectives import Mixed, Objective, regression
+from kagglekit.objectives import Mixed, Objective, leaves, rebuilt, regression
 from kagglekit.stacking import (
     Stack,
     Unstackable,
     attach,
     detach,
-    leaves,
     model_at,
-    rebuilt,
     together,
 )
 from tests.engine import (

@@ -478,3 +478,28 @@ def test_a_gpu_answers_as_the_cpu_within_its_precision(
     found = answers(recipe, first, config)
     assert math.isfinite(found.sum())
     np.testing.assert_allclose(found, expected, atol=0.02 if precision == "fp32" else 0.2)
+
+
+@pytest.mark.parametrize("engine", ["solo", "stacked"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+def test_a_checkpoint_whose_moments_have_other_shapes_is_refused(
+    optimizer: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, data = settings(optimizer=optimizer, engine=engine), numbers()
+    made = [member(data, tmp_path / name, name=name) for name in ("fold0-seed0", "fold1-seed0")]
+    with monkeypatch.context() as context:
+        killed_at_save(context, 3)
+        with pytest.raises(KilledError):
+            regressor().fit(made, config)
+    (path,) = (path for path in tmp_path.rglob("c*.bin") if "earlier" not in path.name)
+    found = checkpoint.load(path)
+    assert found is not None
+    for state in found.members.values():
+        for optimizers in state["optimizers"]["parts"].values():
+            for one in optimizers:
+                for moments in one["state"].values():
+                    wide = [name for name, part in moments.items() if part.ndim > 1]
+                    moments.update({name: torch.zeros(3, 5) for name in wide})
+    checkpoint.save(path, found)
+    with pytest.raises(UserError, match=r"\.bin does not fit the model that is trained"):
+        regressor().fit(made, config)

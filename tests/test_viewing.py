@@ -112,6 +112,18 @@ def test_a_rotated_six_is_caught_by_its_own_numbers(
     assert main(["train", "digits", "views=auto"]) == 0
     assert "turned(2)  dropped" in capsys.readouterr().out
 
+    # without the list of kept views, all of them would answer
+    kept = Path(chosen["folder"]) / "views.json"
+    told = kept.read_bytes()
+    kept.unlink()
+    for lost in (["predict", "digits", chosen["run"], "--data", "data/digits"],
+                 ["notebook", "digits", chosen["run"], "--user", "jane"],
+                 ["compare", "digits", chosen["run"], every["run"]]):  # fmt: skip
+        assert main(lost) == 2
+        assert "views.json is gone" in capsys.readouterr().err
+    assert typed(capsys, "train", "digits", "views=auto")["cv"] == chosen["cv"]
+    assert kept.read_bytes() == told
+
 
 def judged() -> Any:
     return replace(competition(decision=most_probable), metric=metrics.accuracy)

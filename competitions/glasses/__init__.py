@@ -66,7 +66,7 @@ competition = Competition(
     decision=most_probable,
     submission=submission.labels(),
     recipes={
-        "probe": Probe(candidates, FacesConfig(), PERSON),
+        "probe": Probe(candidates, FacesConfig(), PERSON, views=("original", "mirrored")),
         "heads": Network(
             networks.features, networks.head, multiclass, HEADS, networks.swapped, networks.both,
             prepare=networks.fit_scales, complete=backbones.resolve,

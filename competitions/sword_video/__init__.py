@@ -25,6 +25,7 @@ from kagglekit.probe import ChoiceConfig
 
 from . import looks, networks, practice
 
+VIEWS = ("even moments", "odd moments, mirrored")
 CLOSE = ("close-0.07", "close-0.2", "close-0.4")
 
 
@@ -88,9 +89,9 @@ competition = Competition(
         "blend": Blend(
             ("motion", "ordered", "flow"), MixConfig(), metrics.accuracy, most_probable
         ),
-        "motion": Probe(all_motion, MOTION, clips.FILM),
+        "motion": Probe(all_motion, MOTION, clips.FILM, views=VIEWS),
         "flow": Probe(flow, FlowConfig(strengths=STRENGTHS, average=1), clips.FILM),
-        "frames": Probe(each_look, FRAMES, clips.FILM),
+        "frames": Probe(each_look, FRAMES, clips.FILM, views=VIEWS),
         "ordered": Network(
             networks.moments, networks.Ordered, multiclass, ORDERED, networks.shifts,
             prepare=networks.fit_scales, complete=backbones.resolve,
