@@ -91,11 +91,14 @@ contenders: setup
 
 bench-cpu: contenders
 	$(BIN)/python -m benchmarks.compare cpu
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.streaming
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/checkpoints.py
 
 bench: contenders
 	$(BIN)/python -m benchmarks.compare gpu
+	$(BIN)/python -m benchmarks.streaming
+	$(BIN)/python -m benchmarks.streaming --only training --model resnet50
 
 format: setup
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""Trainers side by side: `python -m benchmarks.compare [cpu|gpu] [--repeats N] [--digits DIR]`.
+"""Trainers side by side: `python -m benchmarks.compare [cpu|gpu] [--repeats N]`.
 
 Every contender is a process of its own, started in turn, so that all meet the same machine; the
 medians over the repeats are printed as a table, with what kagglekit is faster by.
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from benchmarks.tasks import ROOT, Case, prepare
+from benchmarks.tasks import ROOT, Case, Real, prepare
 
 CONTENDERS = {
     "kagglekit": ("ours", ""),
@@ -30,6 +30,7 @@ CONTENDERS = {
     "kagglekit, engine=solo": ("ours_solo", ""),
     "plain PyTorch": ("plain", ""),
     "Lightning": ("lightning_trainer", "lightning"),
+    "fastai": ("fastai_learner", "fastai"),
     "skorch": ("skorch_net", "skorch"),
 }
 _LIMIT = 3600  # seconds for one contender
@@ -49,6 +50,7 @@ def cpu_cases() -> list[Case]:
         functions(16, 1, 100), functions(16, 4, 100), functions(64, 4, 100),
         functions(64, 20, 20), functions(256, 1, 20),
         replace(digits, name="MNIST, 5 folds × 4 seeds", rows=2_500, seeds=4, epochs=6, batch=64),
+        Case("ResNet-18 at 224 px, 2 folds", "photos", 64, 2, 16, 1e-3, folds=2),
     ]  # fmt: skip
 
 
@@ -60,7 +62,8 @@ def gpu_cases() -> list[Case]:
              seeds=max(members // 5, 1), single=members == 1)
         for members in (1, 5, 20, 100)
     ]  # fmt: skip
-    return [digits, replace(digits, name="MNIST, 5 folds × 4 seeds", seeds=4), *functions]
+    photos = Case("ResNet-18 at 224 px, 5 folds", "photos", 4_000, 3, 64, 1e-3, precision="bf16")
+    return [digits, replace(digits, name="MNIST, 5 folds × 4 seeds", seeds=4), *functions, photos]
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def child(module: str, folder: str) -> None:
 def able(name: str, case: Case) -> bool:
     """Whether a contender is installed, made for such data, and worth its time.
 
-    Lightning and skorch train one network after the other: many would only take longer.
+    Lightning, fastai and skorch train one network after the other: many would only take longer.
     """
     functions, needed = case.kind == "functions", CONTENDERS[name][1]
     if needed and functions and case.members > 5:
@@ -121,11 +124,11 @@ def able(name: str, case: Case) -> bool:
     return not needed or importlib.util.find_spec(needed) is not None
 
 
-def compare(case: Case, repeats: int, digits: Path | None) -> list[str]:
+def compare(case: Case, repeats: int, real: Real) -> list[str]:
     """Lines of a Markdown table: every contender on one case."""
     lines = []
     with tempfile.TemporaryDirectory() as folder:
-        prepare(case, Path(folder), digits)
+        prepare(case, Path(folder), real)
         names = [name for name in CONTENDERS if able(name, case)]
         found: dict[str, list[Result]] = {name: [] for name in names}
         for _ in range(repeats):
@@ -156,7 +159,7 @@ def _score(case: Case, scores: list[float]) -> str:
     """The mean over members with a 95 % interval of it."""
     mean = float(np.mean(scores))
     spread = 1.96 * float(np.std(scores, ddof=1)) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
-    if case.kind == "digits":
+    if case.kind != "functions":
         return f"{100 * mean:.2f} ± {100 * spread:.2f} %"
     return f"{mean:.4f} ± {spread:.4f}"
 
@@ -167,19 +170,29 @@ HEADER = (
 )
 
 
+def add_real_data(parser: argparse.ArgumentParser) -> None:
+    """The options that say where real data are."""
+    parser.add_argument("--digits", type=Path, help="a download of mics_mnist; else practice data")
+    parser.add_argument("--photos", type=Path, help="a folder of images a class; else drawn ones")
+
+
+def real_data(options: argparse.Namespace) -> Real:
+    """What the options say."""
+    return Real(*(path and path.resolve() for path in (options.digits, options.photos)))
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("machine", nargs="?", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--digits", type=Path, help="a download of mics_mnist; else practice data")
+    add_real_data(parser)
     parser.add_argument("--only", default="", help="cases whose names have this in them")
     options = parser.parse_args()
     print(HEADER)
-    digits = options.digits.resolve() if options.digits else None
     for case in cpu_cases() if options.machine == "cpu" else gpu_cases():
         if options.only in case.name:
-            compare(case, options.repeats, digits)
+            compare(case, options.repeats, real_data(options))
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.compare import cpu_cases, gpu_cases, measure
+from benchmarks.compare import add_real_data, cpu_cases, gpu_cases, measure, real_data
 from benchmarks.contenders.plain import autocast, device, loss_of, pixels
-from benchmarks.tasks import Case, Prepared, prepare
+from benchmarks.tasks import Case, Prepared, Real, prepare
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # what AdamW reads (weight, gradient, two moments) and writes (weight, two moments), in fp32, and
@@ -79,7 +79,7 @@ def work(prepared: Prepared) -> Work:
     """Count a step of one network of the case."""
     case = prepared.case
     model = prepared.model(0).to(device())
-    inputs = torch.as_tensor(prepared.inputs[: case.batch]).to(device())
+    inputs = prepared.batch().to(device())
     targets = torch.as_tensor(prepared.targets[: case.batch]).to(device())
     kept: dict[int, int] = {}  # what the backward pass needs of the forward pass, by address
 
@@ -112,9 +112,9 @@ def steps(prepared: Prepared) -> int:
     )
 
 
-def row(case: Case, folder: Path, digits: Path | None, known: dict[str, Machine]) -> str:
+def row(case: Case, folder: Path, real: Real, known: dict[str, Machine]) -> str:
     """Measure one case; its line of the table."""
-    prepare(case, folder, digits)
+    prepare(case, folder, real)
     prepared = Prepared(folder)
     if case.precision not in known:
         known[case.precision] = machine(case.precision)
@@ -132,15 +132,14 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("where", nargs="?", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--digits", type=Path, help="a download of mics_mnist")
+    add_real_data(parser)
     options = parser.parse_args()
     known: dict[str, Machine] = {}
     print("| case | Mflop a step | MB a step | least ms a step | ms a step | of the limit |")
     print("|---|---|---|---|---|---|", flush=True)
     for case in gpu_cases() if options.where == "gpu" else cpu_cases():
         with tempfile.TemporaryDirectory() as folder:
-            digits = options.digits.resolve() if options.digits else None
-            print(row(case, Path(folder) / "case", digits, known), flush=True)
+            print(row(case, Path(folder) / "case", real_data(options), known), flush=True)
     for precision, found in known.items():
         print(f"{precision}: {found.flops / 1e9:,.0f} Gflop/s, {found.bytes / 1e9:,.1f} GB/s")
 

@@ -13,6 +13,8 @@ import pandas as pd
 import torch
 from torch import nn
 
+from benchmarks import photos
+from benchmarks.competitions import photos as photographed
 from kagglekit import Config, NetworkConfig, Task, files, folds, pictures, tables
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +25,7 @@ class Case:
     """What is trained: `seeds` networks on each of `folds` folds, or `single` on the first."""
 
     name: str
-    kind: str  # "digits" or "functions"
+    kind: str  # "digits", "functions" or "photos"
     rows: int
     epochs: int
     batch: int
@@ -47,7 +49,7 @@ class Case:
             "optimizer=adamw", f"lr={self.lr}", "weight_decay=0.01", "warmup=0.1", "ema=0",
             "label_smoothing=0", "polish=0", "tta=off", "score_every=0",
             f"precision={self.precision}", f"folds={self.folds}",
-            *([f"width={self.width}"] if self.width else ["erase=0"]),
+            *{"functions": [f"width={self.width}"], "digits": ["erase=0"]}.get(self.kind, []),
         ]  # fmt: skip
 
     @property
@@ -77,7 +79,10 @@ class MLP(nn.Sequential):
 
 
 class Prepared:
-    """A case whose data were written to `folder`, as Kaggle's download and as arrays."""
+    """A case whose data were written to `folder`, as Kaggle's download and as arrays.
+
+    The inputs of photographs are where their files lie.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.case = Case(**json.loads((folder / "case.json").read_text()))
@@ -96,6 +101,10 @@ class Prepared:
     def model(self, seed: int) -> nn.Module:
         """A network with its first weights."""
         torch.manual_seed(seed)
+        if self.case.kind == "photos":
+            import timm
+
+            return timm.create_model("resnet18", num_classes=int(self.targets.max()) + 1)
         if self.case.kind == "functions":
             return MLP(self.inputs.shape[1], self.case.width)
         from competitions.mics_mnist import models
@@ -103,31 +112,48 @@ class Prepared:
         return models.build(models.CNN_SMALL, Task(self.inputs.shape[1:], 10))
 
     def score(self, answers: np.ndarray, member: Member) -> float:
-        """Accuracy of digits, root mean squared error of functions."""
+        """Accuracy of classes, root mean squared error of functions."""
         target = self.targets[member.valid]
-        if self.case.kind == "digits":
+        if self.case.kind != "functions":
             return float((answers.argmax(1) == target).mean())
         return float(np.sqrt(((answers - target) ** 2).mean()))
 
+    def batch(self) -> torch.Tensor:
+        """The inputs of a step, of photographs noise of their size."""
+        if self.case.kind == "photos":
+            return torch.randint(256, (self.case.batch, 3, 224, 224), dtype=torch.uint8)
+        return torch.as_tensor(self.inputs[: self.case.batch])
 
-def prepare(case: Case, folder: Path, digits: Path | None) -> None:
-    """Write the case to `folder`; `digits` is a download of mics_mnist, else practice data."""
+
+@dataclass(frozen=True)
+class Real:
+    """Where real data are, which take the place of practice data and drawings."""
+
+    digits: Path | None = None  # a download of mics_mnist
+    photos: Path | None = None  # a folder of photographs a class
+
+
+def prepare(case: Case, folder: Path, real: Real) -> None:
+    """Write the case to `folder`."""
     (folder / "download").mkdir(parents=True)
     (folder / "case.json").write_text(json.dumps(asdict(case)))
     if case.kind == "digits":
-        _write_digits(case, folder / "download", digits)
+        _write_digits(case, folder / "download", real.digits)
         data = pictures.classification(folder / "download")
-        drawn = list(folds.stratified(data, Config(folds=case.folds)))
-        inputs, test, targets = data.train_inputs, data.test_inputs, data.target
+        inputs, test = data.train_inputs, data.test_inputs
+    elif case.kind == "photos":
+        photos.write(folder / "download", case.rows, real.photos)
+        data = photographed.load(folder / "download")
+        inputs, test = (part["file"].to_numpy(str) for part in (data.train, data.test))
     else:
         _write_functions(case, folder / "download")
         data = tables.regression(folder / "download")
-        drawn = list(folds.shuffled(data, Config(folds=case.folds)))
         features = [name for name in data.test.columns if name != data.id]
         inputs, test = (part[features].to_numpy(np.float32) for part in (data.train, data.test))
-        targets = data.target.astype(np.float32)
+    targets = data.target if data.classes else data.target.astype(np.float32)
+    split = folds.stratified if data.classes else folds.shuffled
     fold = np.zeros(len(targets), np.int64)
-    for number, (_, valid) in enumerate(drawn):
+    for number, (_, valid) in enumerate(split(data, Config(folds=case.folds))):
         fold[valid] = number
     np.savez(folder / "arrays.npz", inputs=inputs, test=test, targets=targets, fold=fold)
 

@@ -22,6 +22,7 @@ Kind = Literal["cache", "set aside", "leftover", "unfinished", "download", "run"
 _CACHES = {
     "unpacked zips": ("unpacked", re.compile(r"[0-9a-f]{16}")),
     "arrays": ("arrays", re.compile(r"[\w-][\w.-]*")),
+    "decoded images": ("decoded", re.compile(r"[0-9a-f]{2}")),
     "digests of files": ("digests", re.compile(r"[0-9a-f]{16}\.json")),
     "trials of engines": ("engines", re.compile(r"[\w-][\w.~-]*\.json")),
     "compiled networks": ("compiled", re.compile(r"[\w-][\w.-]*")),

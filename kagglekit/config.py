@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -28,6 +29,13 @@ def knob(
     return field(
         default=default, metadata={"help": help, "least": least, "most": most, "hashed": hashed}
     )
+
+
+def _spare_cores() -> int:
+    """Cores that may read for the one that trains: 2 at least, and no more than a GPU wants."""
+    own = getattr(os, "sched_getaffinity", None)
+    cores = len(own(0)) if own else os.cpu_count() or 1
+    return int(min(max(cores - 1, 2), 12))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +96,11 @@ class NetworkConfig(Config):
     data: Literal["auto", "resident", "streamed"] = knob(
         "auto", "keep all rows on the device, or stream them from worker processes"
     )
-    workers: int = knob(2, "worker processes of streamed data", least=0, hashed=False)
+    workers: int = knob(
+        _spare_cores(),
+        "worker processes of streamed data, if nothing is said one for each core but one, 2…12",
+        least=0, hashed=False,
+    )  # fmt: skip
     patience: int = knob(
         0, "stop after so many epochs without gain on rows held out of training; 0 = never", least=0
     )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # numpy takes longer to import than `kagglekit --help` may
     from io import BufferedReader
 
     import numpy as np
+    from typing_extensions import Buffer
 
 _log = logging.getLogger("kagglekit")
 
@@ -97,6 +98,37 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with _replacing(path) as handle:
         handle.write(content)
+
+
+def write_unsynced(path: Path, scratch: Path, *parts: Buffer) -> None:
+    """Write `parts` to `path`, whole or not at all as long as the machine runs.
+
+    Nobody waits for the disk, so after a power cut `path` may hold anything: only for small things
+    by the thousand that carry a checksum and can be made again. What is half-written lies in the
+    folder `scratch`, on the same disk. A full disk raises UserError, as in `write_bytes`.
+    """
+    with explained(path):
+        temporary = _beside(scratch / path.name)
+        try:
+            with _made(temporary).open("xb", buffering=0) as handle:
+                for part in parts:
+                    _write_whole(handle, memoryview(part).cast("B"))
+            os.replace(temporary, _made(path))
+        except BaseException:  # also on Ctrl-C
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _made(path: Path) -> Path:
+    """`path`, whose folder exists."""
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _write_whole(handle: IO[bytes], content: memoryview) -> None:
+    while content:  # a disk that is nearly full takes a part, and then refuses
+        content = content[handle.write(content) :]
 
 
 def write_text(path: Path, content: str) -> None:
@@ -400,12 +432,17 @@ def _digests(folder: Path, files: dict[str, Path], cache: Path) -> dict[str, str
             continue
         digests[name] = file_digest(path)
         lasting.pop(name, None)
-        # a time in the future, where a clock was set back, may come again as well
-        if now - max(status.st_mtime_ns, status.st_ctime_ns) > _RACE_SECONDS * 1e9:
+        if settled(status, now):
             lasting[name] = [*identity, digests[name]]
     if lasting != known:
         write_json(memory, lasting)
     return digests
+
+
+def settled(status: os.stat_result, now: int) -> bool:
+    """Whether the next change of a file, after `now` in ns, will show in its size and times."""
+    # a time in the future, where a clock was set back, may come again as well
+    return now - max(status.st_mtime_ns, status.st_ctime_ns) > _RACE_SECONDS * 1e9
 
 
 def _recall(memory: Path) -> dict[str, list[Any]]:

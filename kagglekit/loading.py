@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,15 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, default_collate
+from torch.utils.data import Dataset, TensorDataset
 
 from . import devices
 from .config import NetworkConfig
 from .errors import UserError
-from .randomness import derive, generator, isolated
+from .prefetching import Batch as Batch
+from .prefetching import Schedule, Stream
+from .randomness import derive, generator
 
-Batch = list[Tensor]
 Batches = Callable[..., Iterator[Batch]]  # (epoch, first batch = 0) -> its batches
+
+_ENDLESS = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -96,32 +97,28 @@ class Loader:
 
         return epoch_of_batches
 
-    def _streamed(self) -> Batches:
-        sampler = _Positions()
-        workers = self.config.workers
-        loader = DataLoader(
-            _Seeded(self.dataset, self.seed),
-            batch_sampler=sampler,
-            num_workers=workers,
-            collate_fn=_collate,
-            persistent_workers=workers > 0,
-            worker_init_fn=_serve,
-            # its own, or starting an epoch would draw from the generator that dropout uses
-            generator=torch.Generator(),
-            pin_memory=self.device.type == "cuda",
-        )
-        # not self, which keeps what is returned here: of a cycle, the workers' pipes could be
+    def stream(self) -> Stream:
+        """The batches from worker processes, as items are: pixels not yet floats."""
+        # not self, which keeps what comes of this: of a cycle, the workers' pipes could be
         # closed before the workers were told to end
-        plain = replace(self)
+        plain, config = replace(self), self.config
+        # `min_steps` may ask for more epochs than there are; those beyond are begun for nothing
+        epochs = _ENDLESS if config.min_steps else config.epochs
+        schedule = Schedule(
+            order=plain.order,
+            size=self.batch_size,
+            batches=len(self),
+            epochs=epochs if self.training else None,
+            seed=self.seed,
+        )
+        return Stream(self.dataset, schedule, config.workers, self.device)
+
+    def _streamed(self) -> Batches:
+        plain, stream = replace(self), self.stream()
 
         def epoch_of_batches(epoch: int, first: int = 0) -> Iterator[Batch]:
-            positions = plain.order(epoch).split(plain.batch_size)[first:]
-            sampler.batches = [[(epoch, int(row)) for row in rows] for rows in positions]
-            for batch in loader:
-                if isinstance(batch, UserError):
-                    raise batch
-                moved = [part.to(plain.device, non_blocking=True) for part in batch]
-                yield plain._ready(moved)
+            for batch in stream.batches(epoch, first):
+                yield plain._ready(batch)
 
         return epoch_of_batches
 
@@ -134,8 +131,10 @@ class Loader:
             elif part.is_floating_point():
                 part = part.to(self.dtype)
             ready.append(part)
-        if self.config.channels_last and ready[0].ndim == 4:
-            ready[0] = ready[0].contiguous(memory_format=torch.channels_last)
+        if ready[0].ndim == 4:
+            last = self.config.channels_last
+            layout = torch.channels_last if last else torch.contiguous_format
+            ready[0] = ready[0].contiguous(memory_format=layout)
         return ready
 
 
@@ -191,49 +190,3 @@ def is_resident(dataset: Dataset[Any], config: NetworkConfig, device: torch.devi
         return True
     needed = sum(column.nbytes for column in dataset.tensors)
     return needed < devices.free_bytes(device) / 2
-
-
-def _serve(worker: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to every process of a command, to the main one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.freeze()  # what was inherited is the main process's to clean up, not this one's
-
-
-class _Positions(Sampler[list[tuple[int, int]]]):
-    """The (epoch, row) pairs of each batch, set anew before every epoch."""
-
-    batches: Sequence[list[tuple[int, int]]] = ()
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-class _Seeded(Dataset[Any]):
-    """Items whose randomness depends on (seed, epoch, row) and not on the worker."""
-
-    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
-
-    def __getitem__(self, position: tuple[int, int]) -> Any:
-        epoch, row = position
-        # isolated: in the main process (no workers) dropout must not notice the items' draws
-        with isolated(derive(self.seed, "item", epoch, row)):
-            try:
-                return self.dataset[row]
-            except UserError as error:  # as a value: a worker would wrap it in its traceback
-                return error
-
-
-def as_parts(item: Any) -> Sequence[Any]:
-    """An item of a dataset as (inputs, ...), where it may be the inputs alone."""
-    return item if isinstance(item, tuple | list) else (item,)
-
-
-def _collate(items: Sequence[Any]) -> Any:
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-    return default_collate([as_parts(item) for item in items])

@@ -20,10 +20,11 @@ from .config import NetworkConfig
 from .data import Split, Task
 from .dropout import own_noise
 from .errors import UserError
-from .loading import Loader, as_parts
+from .loading import Loader
 from .objectives import Objective
 from .optimizers import Groups, decay_matrices
 from .predict import answers_by_view
+from .prefetching import as_parts
 from .randomness import derive, isolated
 from .recipe import Member, Predictor
 from .train import AfterEpoch, Plan, Trained

@@ -27,14 +27,19 @@ def derive(seed: int, *purpose: str | int) -> int:
 
 def seed_all(seed: int) -> None:
     """Seed Python, NumPy and torch, on the CPU and on every device in use."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
+    seed_cpu(seed)
     # not `torch.manual_seed`: where there is no GPU, it keeps a stack trace of every call
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
+
+
+def seed_cpu(seed: int) -> None:
+    """Seed Python, NumPy and torch on the CPU alone."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
 
 
 def generator(device: torch.device, seed: int) -> torch.Generator:
@@ -50,9 +55,7 @@ def isolated(seed: int) -> Iterator[None]:
     """
     with _alone, torch.random.fork_rng(devices=[]):
         python, numpy = random.getstate(), np.random.get_state()
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
+        seed_cpu(seed)
         try:
             yield
         finally:

@@ -41,6 +41,7 @@ def full(toy: Path) -> Path:
     (cache / "unpacked" / "0123456789abcdef").mkdir(parents=True)
     (cache / "unpacked" / "0123456789abcdef" / "train.csv").write_bytes(bytes(5000))
     (cache / "arrays" / "pictures-1").mkdir(parents=True)
+    (cache / "decoded" / "0f").mkdir(parents=True)
     for home in (Path("runs/toy"), Path("submissions/toy"), Path("runs/toy", UNFINISHED), cache):
         temporary = home / ".fedcba98-4711-76543210.tmp"
         temporary.write_bytes(bytes(100))
@@ -86,7 +87,7 @@ def test_a_plan_changes_nothing(full: Path) -> None:
 
 def test_without_a_name_caches_set_aside_runs_and_leftovers_may_go(full: Path) -> None:
     plan = cleaning.plan(Request())
-    assert kinds(plan) == ["cache", "cache", "set aside", "leftover"]
+    assert kinds(plan) == ["cache", "cache", "cache", "set aside", "leftover"]
     assert UNFINISHED not in paths(plan)
     assert finished() not in paths(plan)
     (leftover,) = (thing for thing in plan.things if thing.kind == "leftover")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import pickle
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +16,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from kagglekit import images
+from kagglekit import augment, files, folders, images, keeping
+from kagglekit.config import NetworkConfig
 from kagglekit.errors import UserError
+from kagglekit.loading import Loader
 
 RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
 
@@ -29,8 +34,8 @@ def grey(path: Path, value: int = 7, size: tuple[int, int] = (3, 2)) -> Path:
     return saved(path, Image.new("L", size, value))
 
 
-def noise(path: Path) -> Path:
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+def noise(path: Path, seed: int = 0) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8)
     return saved(path, Image.fromarray(pixels))
 
 
@@ -285,29 +290,188 @@ def test_a_script_with_the_name_of_a_picture_is_not_run(tmp_path: Path) -> None:
 # --- decoded once -------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as older than they are, so that what they hold is kept at once."""
+    monkeypatch.setattr(files, "_RACE_SECONDS", -1)
+
+
+@pytest.fixture
+def own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory of a few megabytes that goes with the test."""
+    monkeypatch.setattr(keeping, "_memory", [keeping.Memory(1 << 22)])
+
+
+def mixed(folder: Path) -> list[Path]:
+    """Three images of different sizes and colours."""
+    sizes = grey(folder / "b.png", 9), grey(folder / "1x1.png", 3, (1, 1))
+    return [noise(folder / "a.png"), *sizes]
+
+
+@pytest.mark.usefixtures("settled", "own_memory")
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("keep", ["memory", "disk"])
+@pytest.mark.parametrize("keep", ["memory", "disk", "auto"])
 def test_files_are_decoded_once_whatever_their_sizes(tmp_path, monkeypatch, keep, channels):
-    paths = [noise(tmp_path / "a.png"), grey(tmp_path / "b.png", 9)]
-    paths.append(grey(tmp_path / "1x1.png", 3, (1, 1)))
-    monkeypatch.setattr(images, "_SHARD", 2)
-    anew = [item[0] for item in map(images.ImageFiles(paths, None, channels).__getitem__, range(3))]
+    paths = mixed(tmp_path)
+    plain = images.ImageFiles(paths, None, channels, keep="none")
+    anew = [plain[row][0] for row in range(3)]
     once = images.ImageFiles(paths, np.arange(3), channels, keep=keep)
     assert all(torch.equal(once[row][0], anew[row]) for row in range(3))
     with monkeypatch.context() as patch:
         patch.setattr(images, "read", None)  # would fail if it were asked
-        again = pickle.loads(pickle.dumps(images.ImageFiles(paths, None, channels, keep=keep)))
+        again = images.ImageFiles(paths[::-1], None, channels, keep=keep)
         again[0][0].zero_()  # what is handed out is the caller's
-        assert all(torch.equal(again[row][0], anew[row]) for row in range(3))
+        assert all(torch.equal(again[2 - row][0], anew[row]) for row in range(3))
+    sent = pickle.loads(pickle.dumps(once))
+    assert all(torch.equal(sent[row][0], anew[row]) for row in range(3))
     grey(paths[1], 10)
-    assert images.ImageFiles(paths, None, channels, keep=keep)[1][0].unique().tolist() == [10]
+    assert once[1][0].unique().tolist() == [10]
 
 
-def test_a_broken_file_is_named_when_it_is_decoded_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", ["none", "memory", "disk", "auto"])
+def test_a_broken_file_is_named_wherever_images_are_kept(tmp_path: Path, keep: Any) -> None:
     (tmp_path / "text.jpg").write_text("not a picture")
-    for name in ("text.jpg", "nowhere.jpg"):
-        with pytest.raises(UserError, match=name):
-            images.Decoded([grey(tmp_path / "a.png"), tmp_path / name])[0]
+    paths = [grey(tmp_path / "a.png"), tmp_path / "text.jpg", tmp_path / "nowhere.jpg"]
+    data = images.ImageFiles(paths, None, keep=keep)
+    assert data[0][0].shape == (3, 2, 3)
+    for row in (1, 2):
+        with pytest.raises(UserError, match=paths[row].name):
+            data[row]
+
+
+@pytest.mark.usefixtures("settled", "own_memory")
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_have_the_same_bytes_wherever_images_are_kept(
+    tmp_path: Path, workers: int, channels: images.Channels
+) -> None:
+    paths = [noise(tmp_path / f"{row}.png", row) for row in range(12)]
+    view = augment.training_view(16)
+    config = NetworkConfig(batch_size=4, workers=workers)
+
+    def epochs(keep: Any) -> Any:
+        data = images.ImageFiles(paths, np.arange(12), channels, (16, 16), view, keep, 24)
+        loader = Loader(data, config, torch.device("cpu"), 5, training=True)
+        return [part for epoch in (0, 1, 2) for batch in loader.batches(epoch) for part in batch]
+
+    expected = epochs("none")
+    assert expected[0].shape == (4, channels, 16, 16)
+    for keep in ("memory", "disk", "auto"):
+        found = epochs(keep)
+        assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+@pytest.mark.usefixtures("settled", "own_memory")
+@pytest.mark.parametrize("keep", ["memory", "disk"])
+def test_what_workers_decode_is_kept_for_all(
+    tmp_path: Path, keep: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [grey(tmp_path / f"{value}.png", value) for value in range(20)]
+    first = images.ImageFiles(paths, None, 1, keep=keep)
+    list(DataLoader(first, batch_size=2, num_workers=2))
+    monkeypatch.setattr(images, "read", None)  # would fail if it were asked
+    other = images.ImageFiles(paths[5:], None, 1, keep=keep)  # another fold
+    assert [int(other[row][0][0, 0, 0]) for row in range(15)] == list(range(5, 20))
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_damaged_file_of_the_cache_is_decoded_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [noise(tmp_path / "a.png")]
+    expected = images.Decoded(paths, keep="disk")[0]
+    (kept,) = (path for path in (folders.cache() / "decoded").rglob("*") if path.is_file())
+    whole = kept.read_bytes()
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])
+    larger = whole[:8] + b"\xff" * 12 + whole[20:]
+    for content in (flipped, whole[:-1], whole + b"0", whole[:7], b"", larger, bytes(len(whole))):
+        caplog.clear()
+        kept.write_bytes(content)
+        np.testing.assert_array_equal(images.Decoded(paths, keep="disk")[0], expected)
+        assert "is damaged" in caplog.text
+        assert kept.read_bytes() == whole
+
+
+def free_space(monkeypatch: pytest.MonkeyPatch, disk: int, memory: int) -> None:
+    """Let there be so many bytes on the disk and in memory."""
+    usage = SimpleNamespace(free=disk)
+    monkeypatch.setattr(keeping.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(keeping, "_memory", [keeping.Memory(max(memory, 1))])
+    monkeypatch.setattr(images, "_said", set())
+
+
+@pytest.mark.usefixtures("settled")
+def test_images_are_kept_where_there_is_room_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [noise(tmp_path / f"{row}.png", row) for row in range(5)]
+    size = 5 * 40 * 50 * 3
+
+    def told(disk: int, memory: int, **options: Any) -> str:
+        free_space(monkeypatch, disk, memory)
+        caplog.clear()
+        data = images.ImageFiles(paths, None, **options)
+        assert [data[row][0].shape for row in range(5)] == [data[0][0].shape] * 5
+        return caplog.text
+
+    assert "each is decoded each time" in told(2 * size - 1, size - 1)
+    assert "kept in memory" in told(2 * size - 1, size)
+    assert "kept in memory" in told(size // 2 - 2, size // 4, shorter=20)  # a quarter of the pixels
+    assert f"kept in {folders.cache()}" in told(2 * size, 0)
+    # what lies there already needs no room: a later run does not decide otherwise
+    assert f"kept in {folders.cache()}" in told(0, 0)
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("keep", ["memory", "disk"])
+def test_what_has_no_room_where_it_was_told_to_be_is_said_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: Any
+) -> None:
+    free_space(monkeypatch, 1000, 1000)
+    with pytest.raises(UserError, match=f"keep={keep} needs .* give `shorter`"):
+        images.ImageFiles([noise(tmp_path / "a.png")], None, keep=keep)
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_disk_that_fills_up_stops_keeping_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [grey(tmp_path / f"{value}.png", value) for value in range(4)]
+    auto, strict = (images.Decoded(paths, 1, keep) for keep in ("auto", "disk"))
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    assert [int(auto[row][0, 0, 0]) for row in range(4)] == list(range(4))
+    assert caplog.text.count("is full") == 1
+    with pytest.raises(UserError, match="is full"):
+        strict[0]
+    assert [path for path in (folders.cache() / "decoded").rglob("*") if path.is_file()] == []
+
+
+def test_a_cache_that_cannot_be_written_leaves_images_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KAGGLEKIT_CACHE", str(tmp_path / "file"))
+    data = images.Decoded([grey(tmp_path / "a.png", 5)], 1)
+    assert data[0][0, 0, 0] == 5
+
+
+def test_large_photographs_are_shrunk_to_their_shorter_side(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 255, 1200, dtype=np.uint8)[None, :, None].repeat(800, 0).repeat(3, 2)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90°
+    for options, shape in (({}, (100, 150, 3)), ({"exif": exif}, (150, 100, 3))):
+        path = saved(tmp_path / "a.jpg", Image.fromarray(ramp), quality=95, **options)
+        small = images.read(path, shorter=100)
+        assert small.shape == shape
+        plain = Image.fromarray(images.read(path)).resize(shape[1::-1], Image.Resampling.BILINEAR)
+        assert np.abs(small.astype(int) - np.asarray(plain, int)).max() <= 4  # of 255
+    assert images.read(path, shorter=2000).shape == (1200, 800, 3)
+    data = images.ImageFiles([path], None, 3, (24, 32), mirrored, "none", shorter=100)
+    assert data[0][0].shape == (3, 24, 32)
 
 
 def test_what_an_array_holds_is_changed_and_resized(tmp_path: Path) -> None:

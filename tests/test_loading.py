@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import itertools
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +95,7 @@ def test_random_items_do_not_depend_on_the_number_of_workers(workers: int) -> No
         one = torch.cat([batch[0] for batch in expected.batches(epoch)])
         other = torch.cat([batch[0] for batch in found.batches(epoch)])
         assert torch.equal(one, other)
+    assert len(one[:, 1].unique()) == len(one)  # each row has draws of its own
     again = torch.cat([batch[0] for batch in expected.batches(0)])
     assert not torch.equal(again.sort(0)[0], one.sort(0)[0])  # drawn anew in every epoch
 
@@ -103,6 +108,129 @@ def test_streaming_leaves_the_global_generators_alone() -> None:
     np.random.seed(0)
     list(loader(Noisy()).batches(0))
     assert (torch.rand(1), np.random.rand()) == expected
+
+
+class Counted(Dataset[Any]):
+    """Numbered rows; counts, over all processes, how often one was looked at."""
+
+    def __init__(self, rows: int = 40) -> None:
+        self.rows, self.looks = rows, torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, row: int) -> Any:
+        self.looks += 1
+        return torch.tensor([row, os.getpid()])
+
+
+def waited_for(truth: Callable[[], bool], seconds: float = 60) -> bool:
+    began = time.monotonic()
+    while not truth() and time.monotonic() - began < seconds:
+        time.sleep(0.01)
+    return truth()
+
+
+def test_workers_begin_the_next_epoch_while_the_main_process_is_at_the_end_of_this_one() -> None:
+    data = Counted()
+    training = loader(data, workers=1, epochs=2)
+    training.batches, data.looks.zero_()  # one is looked at for its shape
+    rows(training, 0)
+    assert waited_for(lambda: int(data.looks) == 64)  # two batches ahead
+    seen = int(data.looks)
+    assert rows(training, 1) == rows(loader(NUMBERED), 1)
+    assert int(data.looks) == seen  # and none beyond the last epoch
+
+
+def test_prediction_goes_on_by_itself_only_where_it_was_asked_for_again() -> None:
+    data = Counted()
+    watched = loader(data, training=False, workers=1, batch_size=8)
+    watched.batches, data.looks.zero_()  # one is looked at for its shape
+    for passes, looks in ((1, 40), (2, 96), (3, 136)):
+        assert rows(watched, 0) == list(range(40))
+        assert waited_for(lambda looks=looks: int(data.looks) == looks), passes  # type: ignore[misc]
+
+
+def test_workers_live_from_epoch_to_epoch() -> None:
+    training = loader(Counted(), workers=2)
+    processes = {int(row) for epoch in range(3) for batch in training.batches(epoch) for row in
+                 batch[0][:, 1]}  # fmt: skip
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_any_batch_can_come_next(workers: int) -> None:
+    expected = {epoch: rows(loader(NUMBERED, batch_size=8), epoch) for epoch in range(3)}
+    streamed = loader(Counted(), workers=workers, batch_size=8)
+
+    def taken(epoch: int, first: int, last: int) -> list[int]:
+        batches = itertools.islice(streamed.batches(epoch, first), last - first)
+        return [int(row) for batch in batches for row in batch[0][:, 0]]
+
+    for epoch, first, last in ((0, 0, 2), (0, 2, 5), (1, 0, 1), (2, 3, 5), (0, 1, 4), (0, 0, 5)):
+        assert taken(epoch, first, last) == expected[epoch][8 * first : 8 * last]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_is_raised_each_time_and_what_comes_before_it_is_given(workers: int) -> None:
+    class Faulty(Counted):
+        def __getitem__(self, row: int) -> Any:
+            if row == 12:
+                raise UserError("row 12 is broken")
+            return super().__getitem__(row)
+
+    faulty = loader(Faulty(), training=False, workers=workers, batch_size=8)
+    for _ in range(2):
+        batches = faulty.batches(0)
+        assert len(next(batches)[0]) == 8
+        with pytest.raises(UserError, match="row 12"):
+            next(batches)
+
+
+class Photographs(Dataset[Any]):
+    """Images whose channels lie last in memory, as files give them, and their numbers."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, row: int) -> Any:
+        pixels = torch.arange(5 * 6 * 3, dtype=torch.uint8).view(5, 6, 3) + row
+        return pixels.permute(2, 0, 1), row
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_images_arrive_in_the_layout_that_is_asked_for(workers: int, channels_last: bool) -> None:
+    data = Photographs()
+    inputs, numbers = next(
+        loader(data, False, workers=workers, batch_size=8, channels_last=channels_last).batches(0)
+    )
+    assert inputs.is_contiguous(memory_format=torch.channels_last) == channels_last
+    assert inputs.is_contiguous() != channels_last
+    assert numbers.tolist() == list(range(8))
+    expected = torch.stack([data[row][0] for row in range(8)])
+    assert torch.equal(inputs, expected.float().div_(255))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_gpu_gets_the_same_batches_by_its_copy_stream(workers: int) -> None:
+    config = settings(batch_size=2, workers=workers)
+    here = Loader(Photographs(), config, CPU, 0, True)
+    there = Loader(Photographs(), config, torch.device("cuda"), 0, True)
+    found = []
+    for epoch in range(20):
+        for inputs, numbers in there.batches(epoch):
+            busy = torch.randn(1500, 1500, device="cuda")
+            for _ in range(5):  # the next copies run beside it, and must not touch this batch
+                busy = busy @ busy
+            found.append((inputs + 0 * busy[0, 0].nan_to_num(0, 0, 0), numbers))
+    expected = [batch for epoch in range(20) for batch in here.batches(epoch)]
+    for (inputs, numbers), (wanted, ids) in zip(found, expected, strict=True):
+        assert torch.equal(inputs.cpu(), wanted)
+        assert torch.equal(numbers.cpu(), ids)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
-from benchmarks.contenders.plain import loss_of, optimizer_of, warmed
+from benchmarks.contenders.plain import loss_of, optimizer_of, photographs, warmed
 from benchmarks.tasks import Case, Member, Prepared
 from kagglekit.optimizers import learning_rate
 
@@ -46,7 +46,7 @@ class Learner(lightning.LightningModule):
 
     def __init__(self, model: nn.Module, case: Case) -> None:
         super().__init__()
-        if case.kind == "digits":
+        if case.kind != "functions":
             model = model.to(memory_format=torch.channels_last)
         self.model, self.case, self.loss = model, case, loss_of(case)
 
@@ -78,6 +78,8 @@ def loader(case: Case, inputs: np.ndarray, targets: np.ndarray, training: bool) 
     if case.kind == "functions":
         rows = TensorDataset(torch.from_numpy(inputs), torch.from_numpy(targets))
         return DataLoader(rows, case.batch, shuffle=training)
+    if case.kind == "photos":
+        return photographs(case, inputs, targets, training)
     pictures = Pictures(inputs, targets, training)
     return DataLoader(
         pictures, case.batch, shuffle=training, num_workers=WORKERS, persistent_workers=True,

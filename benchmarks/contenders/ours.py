@@ -12,14 +12,19 @@ from pathlib import Path
 
 from benchmarks.tasks import ROOT, Prepared
 
+_RECIPES = {
+    "digits": ("mics_mnist", "cnn_small"),
+    "functions": ("functions", "mlp"),
+    "photos": ("photos", "resnet"),
+}
+
 
 def run(folder: Path, engine: str = "") -> dict[str, object]:
     """Train the case in `folder`; seconds in training and answering, and each member's score."""
     prepared = Prepared(folder)
     case = prepared.case
-    functions = case.kind == "functions"
-    home = ROOT / "benchmarks" / "competitions" if functions else ROOT / "competitions"
-    typed = ["train", *(["functions", "mlp"] if functions else ["mics_mnist", "cnn_small"])]
+    home = ROOT / ("competitions" if case.kind == "digits" else "benchmarks/competitions")
+    typed = ["train", *_RECIPES[case.kind]]
     typed += [
         *case.knobs,
         *([f"engine={engine}"] if engine else []),

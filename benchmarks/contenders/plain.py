@@ -1,17 +1,27 @@
-"""A plain eager PyTorch loop, one network after the other, with all data in memory."""
+"""A plain eager PyTorch loop, one network after the other.
+
+Rows and digits are in memory; photographs come from DataLoader workers through torchvision.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 
 from benchmarks.tasks import Case, Member, Prepared
 from kagglekit.optimizers import learning_rate
+
+WORKERS = min(max(os.cpu_count() or 1, 2), 16)
 
 
 def device() -> torch.device:
@@ -51,8 +61,8 @@ def moved(inputs: Tensor) -> Tensor:
 
 
 def loss_of(case: Case) -> nn.Module:
-    """Cross-entropy of digits, mean squared error of functions."""
-    return nn.CrossEntropyLoss() if case.kind == "digits" else nn.MSELoss()
+    """Cross-entropy of classes, mean squared error of functions."""
+    return nn.MSELoss() if case.kind == "functions" else nn.CrossEntropyLoss()
 
 
 def optimizer_of(model: nn.Module, case: Case) -> torch.optim.Optimizer:
@@ -70,27 +80,73 @@ def warmed() -> None:
     torch.optim.AdamW([weight]).step()
 
 
+class Photographs(Dataset[tuple[Tensor, int]]):
+    """JPEG files as torchvision's transforms see them, one by one."""
+
+    def __init__(self, inputs: np.ndarray, targets: np.ndarray, training: bool) -> None:
+        self.inputs, self.targets = inputs, targets
+        scaled = v2.ToImage(), v2.ToDtype(torch.float32, scale=True)
+        cropped = v2.RandomResizedCrop(224, scale=(0.35, 1.0)), v2.RandomHorizontalFlip()
+        middle = v2.Resize(256), v2.CenterCrop(224)
+        self.transform = v2.Compose([*(cropped if training else middle), *scaled])
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        with Image.open(self.inputs[row]) as image:
+            return self.transform(image.convert("RGB")), int(self.targets[row])
+
+
+def photographs(
+    case: Case, inputs: np.ndarray, targets: np.ndarray, training: bool
+) -> DataLoader[tuple[Tensor, int]]:
+    """Batches from workers, shuffled for training."""
+    return DataLoader(
+        Photographs(inputs, targets, training), case.batch, shuffle=training, num_workers=WORKERS,
+        persistent_workers=True, pin_memory=torch.cuda.is_available(),
+    )  # fmt: skip
+
+
+Epochs = Callable[[], Iterator[tuple[Tensor, Tensor]]]  # the batches of the next epoch
+
+
+def batches_of(case: Case, inputs: np.ndarray, targets: np.ndarray) -> Epochs:
+    """What training sees, on the device."""
+    place = device()
+    if case.kind == "photos":
+        loader = photographs(case, inputs, targets, training=True)
+        return lambda: (
+            (batch.to(place, non_blocking=True), labels.to(place)) for batch, labels in loader
+        )
+    held, labels = torch.from_numpy(inputs).to(place), torch.from_numpy(targets).to(place)
+
+    def epoch() -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.randperm(len(held), device=place).split(case.batch):
+            batch = pixels(held[rows])
+            yield moved(batch) if case.kind == "digits" else batch, labels[rows]
+
+    return epoch
+
+
 def fitted(prepared: Prepared, member: Member) -> nn.Module:
     """One network, trained."""
     case, place = prepared.case, device()
-    inputs = torch.from_numpy(prepared.inputs[member.train]).to(place)
-    targets = torch.from_numpy(prepared.targets[member.train]).to(place)
+    epoch = batches_of(case, prepared.inputs[member.train], prepared.targets[member.train])
     model = prepared.model(member.seed).to(place)
-    if case.kind == "digits":
-        model = model.to(memory_format=torch.channels_last)
+    layout = torch.contiguous_format if case.kind == "functions" else torch.channels_last
+    model = model.to(memory_format=layout)
     optimizer, loss_function = optimizer_of(model, case), loss_of(case)
-    steps = case.epochs * -(-len(inputs) // case.batch)
+    steps = case.epochs * -(-len(member.train) // case.batch)
     step = 0
     model.train()
     for _ in range(case.epochs):
-        for rows in torch.randperm(len(inputs), device=place).split(case.batch):
-            batch = pixels(inputs[rows])
-            if case.kind == "digits":
-                batch = moved(batch).contiguous(memory_format=torch.channels_last)
+        for batch, targets in epoch():
+            batch = batch.contiguous(memory_format=layout)
             for group in optimizer.param_groups:
                 group["lr"] = case.lr * learning_rate(step, steps, case.config)
             with autocast(case):
-                loss = loss_function(model(batch), targets[rows])
+                loss = loss_function(model(batch), targets)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -102,11 +158,13 @@ def fitted(prepared: Prepared, member: Member) -> nn.Module:
 def answers(model: nn.Module, inputs: np.ndarray, case: Case) -> np.ndarray:
     """(rows, outputs)"""
     model.eval()
+    if case.kind == "photos":
+        nothing = np.zeros(len(inputs), np.int64)
+        batches = (batch for batch, _ in photographs(case, inputs, nothing, training=False))
+    else:
+        batches = iter(torch.from_numpy(inputs).split(4 * case.batch))
     with autocast(case):
-        parts = [
-            model(pixels(part.to(device()))).float().cpu()
-            for part in torch.from_numpy(inputs).split(4 * case.batch)
-        ]
+        parts = [model(pixels(part.to(device()))).float().cpu() for part in batches]
     return torch.cat(parts).numpy()
 
 
