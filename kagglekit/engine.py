@@ -28,7 +28,7 @@ from .stacking import Passes, Unstackable, demand_own_draws, demand_stackable, t
 from .stages import stage
 from .train import Plan, Saver, Trained, demand_possible, epoch_seed, train
 
-_FEW_STEPS = 200  # of a member: a trial would take longer than it saves
+_FEW_STEPS = 200  # of a stack, or of all members in lanes: a trial takes longer than it saves
 _SHORT = 20.0  # seconds of all training one by one that are over before a stack's trial has paid
 _BRIEF = 2.0  # the same, of a trial of lanes
 _LONG_STEP = 0.3  # seconds of a step alone from which a stack's trial costs more than it finds out
@@ -46,6 +46,7 @@ class Work:
     keep: Callable[[Member, Trained], None]
     finished: Callable[[Path], bool]  # by the folder of a member
     passes: Passes = field(default_factory=dict)  # recorded once for all cohorts of one size
+    ready: dict[str, Plan] = field(default_factory=dict)  # planned for a decision, and not used up
 
 
 def fit(members: Sequence[Member], work: Work, config: NetworkConfig) -> None:
@@ -90,7 +91,8 @@ def solo_checkpoint(member: Member) -> Path:
 
 def _one_by_one(members: Sequence[Member], work: Work) -> dict[str, str]:
     def fit_one(member: Member) -> None:
-        work.keep(member, train(work.plan(member)))
+        plan = work.ready.pop(member.name, None) or work.plan(member)
+        work.keep(member, train(plan))
         checkpoint.remove(solo_checkpoint(member))
 
     try:
@@ -238,7 +240,11 @@ def _decided(members: Sequence[Member], work: Work, config: NetworkConfig) -> li
     first = work.plan(members[0])
     demand_possible(first)
     try:
-        _demand_several(first)
+        try:
+            _demand_several(first, len(members))
+        except Unstackable:
+            work.ready[first.name] = first  # a large model takes a while to build
+            raise
         plans = [first, *map(work.plan, members[1:])]
         return _decided_on(plans, work.passes)
     except Unstackable as reason:
@@ -249,13 +255,21 @@ def _decided(members: Sequence[Member], work: Work, config: NetworkConfig) -> li
         return [Choice("solo", names, "there is not memory enough for two")]
 
 
-def _demand_several(plan: Plan) -> None:
+def _demand_several(plan: Plan, count: int) -> None:
     """Raise Unstackable for what has to be, or better is, trained one by one."""
     if plan.loader.resident is None:
         raise Unstackable("rows are streamed")
-    steps = plan.epochs * plan.steps_per_epoch
-    if plan.config.engine == "auto" and steps < _FEW_STEPS:
+    if plan.config.engine == "auto":
+        _demand_steps(count * _steps(plan))
+
+
+def _demand_steps(steps: int) -> None:
+    if steps < _FEW_STEPS:
         raise Unstackable(f"{steps} steps are too few to gain anything")
+
+
+def _steps(plan: Plan) -> int:
+    return plan.epochs * plan.steps_per_epoch
 
 
 def _decided_on(plans: Sequence[Plan], passes: Passes) -> list[Choice]:
@@ -284,12 +298,13 @@ def _fastest(plans: Sequence[Plan], passes: Passes, most: int) -> list[Choice]:
     one = trial.alone(first)
     with devices.threads_for(first.multiplications, first.loader.device):
         step = trial.seconds(one, first.loader.device)
-    whole = step * len(plans) * first.epochs * first.steps_per_epoch
+    whole = step * len(plans) * _steps(first)
     if whole < _BRIEF:
         raise Unstackable(f"that takes about {_brief(whole)}, too little to gain anything")
     share, beside = _beside(plans, one, most)
 
     def why_stacked(group: Sequence[Plan], batch: Batch) -> str:
+        _demand_steps(_steps(first))
         if step > _LONG_STEP:
             raise Unstackable(f"a step takes {step:.1f} s by itself")
         if whole < _SHORT:

@@ -141,7 +141,7 @@ def test_another_engine_typed_later_does_not_change_a_run_that_was_begun(
 
 def test_few_steps_and_single_members_are_not_worth_a_trial(tmp_path: Path) -> None:
     _, (choice,) = fitted(tmp_path / "few")
-    assert (choice.engine, choice.why) == ("solo", "16 steps are too few to gain anything")
+    assert (choice.engine, choice.why) == ("solo", "48 steps are too few to gain anything")
     _, (choice,) = fitted(tmp_path / "one", count=1, **LONG)
     assert (choice.engine, choice.why) == ("solo", "it is the only one")
 
