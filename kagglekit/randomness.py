@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,12 @@ import numpy as np
 import torch
 
 _alone = threading.RLock()
+if hasattr(
+    os, "register_at_fork"
+):  # a worker forked amid another thread's moment would wait for ever
+    os.register_at_fork(
+        before=_alone.acquire, after_in_parent=_alone.release, after_in_child=_alone.release
+    )
 
 
 def derive(seed: int, *purpose: str | int) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 
 import numpy as np
+import pytest
 import torch
 
 from kagglekit.randomness import derive, generator, isolated, seed_all
@@ -56,3 +59,25 @@ def test_a_generator_of_one_s_own_is_not_moved_by_the_global_one() -> None:
     first = torch.rand(3, generator=generator(torch.device("cpu"), 5))
     torch.rand(9)
     assert torch.equal(torch.rand(3, generator=generator(torch.device("cpu"), 5)), first)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_process_forked_amid_another_thread_s_moment_can_have_its_own() -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with isolated(1):
+            inside.set()
+            leave.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait(30)
+    threading.Timer(0.2, leave.set).start()  # the fork waits for the moment to end
+    child = os.fork()
+    if not child:
+        with isolated(2):
+            os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    holder.join()
