@@ -208,6 +208,7 @@ def wide(plan: Plan) -> Plan:
 def decided(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
     planned = Network._planned
     monkeypatch.setattr(Network, "_planned", lambda *given: wide(planned(*given)))
+    monkeypatch.setattr(engine, "_trained", lambda *given: {})
     names = tuple(f"fold{place}-seed0" for place in range(count))
     made = members(numbers(), tmp_path, names)
     regressor().fit(made, settings(engine="auto", epochs=80, checkpoint_seconds=3600))
