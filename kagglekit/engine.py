@@ -29,8 +29,7 @@ from .stages import stage
 from .train import Plan, Saver, Trained, demand_possible, epoch_seed, train
 
 _FEW_STEPS = 200  # of a stack, or of all members in lanes: a trial takes longer than it saves
-_SHORT = 20.0  # seconds of all training one by one that are over before a stack's trial has paid
-_BRIEF = 2.0  # the same, of a trial of lanes
+_SHORT = 20.0  # seconds of all training one by one that are over before a trial has paid
 _LONG_STEP = 0.3  # seconds of a step alone from which a stack's trial costs more than it finds out
 _GAIN = 0.9  # a round must take less than this share of the time that it takes one by one
 _LANES_A_GPU = 8  # at most: each has its own activations, and a GPU is busy before
@@ -299,7 +298,7 @@ def _fastest(plans: Sequence[Plan], passes: Passes, most: int) -> list[Choice]:
     with devices.threads_for(first.multiplications, first.loader.device):
         step = trial.seconds(one, first.loader.device)
     whole = step * len(plans) * _steps(first)
-    if whole < _BRIEF:
+    if whole < _SHORT:
         raise Unstackable(f"that takes about {_brief(whole)}, too little to gain anything")
     share, beside = _beside(plans, one, most)
 
@@ -307,8 +306,6 @@ def _fastest(plans: Sequence[Plan], passes: Passes, most: int) -> list[Choice]:
         _demand_steps(_steps(first))
         if step > _LONG_STEP:
             raise Unstackable(f"a step takes {step:.1f} s by itself")
-        if whole < _SHORT:
-            raise Unstackable(f"that takes about {_brief(whole)}, too little to gain anything")
         return _demand_faster(group, (one, batch), passes, min(share, _GAIN))
 
     made: list[Choice] = []
