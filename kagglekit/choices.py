@@ -44,7 +44,8 @@ class Choice:
 
     def halved(self) -> list[Choice]:
         """What takes about half as much memory."""
-        why = f"{len(self.members)} together took more memory than there is"
+        count = self.lanes if self.engine == "streams" else len(self.members)
+        why = f"{count} together took more memory than there is"
         if self.engine == "streams":
             return [replace(self, lanes=self.lanes // 2, why=why)]
         half = math.ceil(len(self.members) / 2)

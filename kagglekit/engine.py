@@ -239,11 +239,11 @@ def _decided(members: Sequence[Member], work: Work, config: NetworkConfig) -> li
     first = work.plan(members[0])
     demand_possible(first)
     try:
-        try:
-            _demand_several(first, len(members))
-        except Unstackable:
-            work.ready[first.name] = first  # a large model takes a while to build
-            raise
+        _demand_several(first, len(members))
+    except Unstackable as reason:
+        work.ready[first.name] = first  # a large model takes a while to build
+        return [Choice("solo", names, str(reason))]
+    try:
         plans = [first, *map(work.plan, members[1:])]
         return _decided_on(plans, work.passes)
     except Unstackable as reason:
@@ -336,7 +336,8 @@ def _demand_apart(plan: Plan) -> None:
     device = plan.loader.device
     if device.type not in ("cpu", "cuda"):
         raise Unstackable("an Apple GPU trains one at a time")
-    demand_own_draws(copy.deepcopy(plan.model).train(), plan.objective, plan.config, _batch(plan))
+    twin, batch = copy.deepcopy(plan.model).train(), trial.first_batch(plan)
+    demand_own_draws(twin, plan.objective, plan.config, batch)
 
 
 def _beside(plans: Sequence[Plan], one: trial.Step, most: int) -> tuple[float, str]:
@@ -406,7 +407,7 @@ def _stacked(
         raise Unstackable("no other member has batches like its")
     demand_stackable(first.model, first.objective, first.config, first.loader.device)
     try:
-        batch = together([_batch(plan) for plan in plans])
+        batch = together(list(map(trial.first_batch, plans)))
         reason = why(plans, batch)
         _demand_right(plans, passes)
     except RuntimeError as error:
@@ -420,7 +421,7 @@ def _stacked(
 def _demand_right(plans: Sequence[Plan], passes: Passes) -> None:
     """Raise Unstackable unless each member has in a stack what it has alone; on copies."""
     seeds = [epoch_seed(plan, 0) for plan in plans]
-    batch = together([_batch(plan) for plan in plans])
+    batch = together(list(map(trial.first_batch, plans)))
     trial.copied_stack(plans, passes).demand_right(batch, seeds)
 
 
@@ -435,10 +436,6 @@ def _demand_faster(
     if joint > share * apart:
         raise Unstackable(told)
     return told
-
-
-def _batch(plan: Plan) -> Batch:
-    return trial.first_batch(plan)
 
 
 def _brief(seconds: float) -> str:

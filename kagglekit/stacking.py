@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -251,7 +251,7 @@ def demand_stackable(
         if _drops(module):
             if device.type != "cpu" and not isinstance(module, Dropout):
                 raise Unstackable("dropout draws otherwise for a stack on a GPU")
-            if module.p >= 1:  # type: ignore[operator]
+            if module.p >= 1:
                 raise Unstackable("it drops everything")
 
 
@@ -295,8 +295,8 @@ def draws_of(
     """
     twin, found = _twin(model, config), list[Draw]()
 
-    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(draw_for(module.p, inputs[0]))  # type: ignore[arg-type]
+    def record(module: nn.Dropout, inputs: tuple[Tensor, ...]) -> None:
+        found.append(draw_for(module.p, inputs[0]))
 
     for module in twin.modules():
         if _drops(module):
@@ -380,8 +380,10 @@ def _supply_noise(module: nn.Module, noise: list[Tensor]) -> None:
             _supply_noise(child, noise)
 
 
-def _drops(module: nn.Module) -> bool:
-    return type(module) in (nn.Dropout, Dropout) and bool(module.p > 0)  # type: ignore[operator]
+def _drops(module: nn.Module) -> TypeGuard[nn.Dropout]:
+    """Whether a layer is dropout whose draws are known; subclasses may draw otherwise."""
+    known = type(module) in (nn.Dropout, Dropout)
+    return known and isinstance(module, nn.Dropout) and module.p > 0
 
 
 def _seed(model: nn.Module, seed: int) -> None:

@@ -440,7 +440,10 @@ def learner(plan: Plan, optimizers: Optimizers) -> Learn:
 
 
 class _Captured:
-    """A training step whose forward and backward pass are one graph of the GPU."""
+    """A training step whose forward and backward pass are one graph of the GPU.
+
+    The next step overwrites the loss that it returns.
+    """
 
     def __init__(self, plan: Plan, optimizers: Optimizers, forward: Any) -> None:
         self.plan, self.optimizers, self.forward = plan, optimizers, forward
@@ -459,7 +462,7 @@ class _Captured:
             weight.grad = gradient
         self.optimizers.step([""])
         self.optimizers.finish()
-        return [loss.clone()]  # the next replay overwrites it
+        return [loss]
 
     def _pass(self, given: Sequence[Tensor]) -> list[Tensor]:
         objective, weights = self.plan.objective, self.optimizers.trained[""]
