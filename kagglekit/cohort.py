@@ -35,7 +35,7 @@ from .train import (
     watch,
 )
 
-Finish = Callable[[Plan, Trained], None]
+Finish = Callable[[Sequence[tuple[Plan, Trained]]], None]
 
 _AT_ONCE = 2**28  # bytes of a whole epoch's batches that are gathered at once
 
@@ -60,7 +60,7 @@ def train_cohort(
 ) -> dict[str, str]:
     """Train members of one pace to the end, going on from the cohort's checkpoint if there is one.
 
-    `finish` gets each member as it is trained. A member whose numbers burst stops alone, at the
+    `finish` gets all members that are trained. A member whose numbers burst stops alone, at the
     end of its epoch: name -> why is given for each. Raises Unstackable for models that cannot be
     stacked, and the errors of `train.train`.
     """
@@ -245,22 +245,31 @@ class Cohort:
     # --- what follows ---------------------------------------------------------------------------
 
     def conclude(self, finish: Finish) -> None:
-        """The second-order phase, member after member, and the end of each."""
-        for name, plan in self.plans.items():
-            if name in self.failed:
-                continue
-            detach(plan.model)
-            saved = self.waiting[name]
-            state = start(plan)
-            with self.saver.fitting():
-                _restore(state, saved)
-            if state.best:
-                state.answering.load_state_dict(state.best)
-            if plan.config.polish:
-                self.waiting[name] = {**saved, "progress": state.progress}
-                polish_answering(plan, state, lambda: self.saver.stepped(self.states))
-            ended = {**self.waiting[name], "answering": state.answering.state_dict()}
-            finish(plan, Trained(state.answering, checkpoint.digest(ended), state.history))
+        """The second-order phase of all members, and the end of each."""
+        states = {name: self._answering(plan) for name, plan in self.plans.items()
+                  if name not in self.failed}  # fmt: skip
+        if not states:
+            return
+        if next(iter(self.plans.values())).config.polish:
+            for name, state in states.items():
+                self.waiting[name] = {**self.waiting[name], "progress": state.progress}
+            some = [(self.plans[name], state) for name, state in states.items()]
+            polish_answering(some, lambda: self.saver.stepped(self.states))
+        finish([(self.plans[name], self._ended(name, state)) for name, state in states.items()])
+
+    def _answering(self, plan: Plan) -> State:
+        """Where a member stands at the end of the first phase, its weights no slices any more."""
+        detach(plan.model)
+        state = start(plan)
+        with self.saver.fitting():
+            _restore(state, self.waiting[plan.name])
+        if state.best:
+            state.answering.load_state_dict(state.best)
+        return state
+
+    def _ended(self, name: str, state: State) -> Trained:
+        ended = {**self.waiting[name], "answering": state.answering.state_dict()}
+        return Trained(state.answering, checkpoint.digest(ended), state.history)
 
     # --- what a checkpoint holds ----------------------------------------------------------------
 

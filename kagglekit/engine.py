@@ -134,11 +134,12 @@ def _together(choice: Choice, members: Sequence[Member], work: Work) -> dict[str
     path, by_name = choice.checkpoint(run), {member.name: member for member in members}
     plans = [replace(work.plan(member), checkpoint=path) for member in members]
 
-    def finish(plan: Plan, trained: Trained) -> None:
-        member = by_name[plan.name]
-        work.keep(member, trained)
-        _end_cohorts(run, work)  # before it is answered: afterwards nobody might come here again
-        member.done()
+    def finish(some: Sequence[tuple[Plan, Trained]]) -> None:
+        for plan, trained in some:
+            work.keep(by_name[plan.name], trained)
+        _end_cohorts(run, work)  # before they answer: afterwards nobody might come here again
+        for plan, _ in some:
+            by_name[plan.name].done()
 
     saver = Saver(path, plans[0].stamp.of(", ".join(choice.members)), plans[0].config)
     try:

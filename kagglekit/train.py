@@ -24,7 +24,7 @@ from .loading import Batch, Loader
 from .objectives import Losses, Objective, leaves, rebuilt
 from .optimizers import Groups, Optimizers, decay_matrices, learning_rate
 from .pace import Pace
-from .polish import demand_polishable, polish
+from .polish import Case, demand_polishable, polish
 from .randomness import derive, generator, seed_all
 from .stamps import Stamp
 
@@ -267,7 +267,7 @@ def _phases(loop: _Alone) -> None:
     if state.best and not state.polished:
         state.answering.load_state_dict(state.best)
     if plan.config.polish:
-        polish_answering(plan, state, loop.stepped)
+        polish_answering([(plan, state)], loop.stepped)
 
 
 def demand_possible(plan: Plan) -> None:
@@ -278,17 +278,14 @@ def demand_possible(plan: Plan) -> None:
         demand_polishable(plan.objective, plan.config)
 
 
-def polish_answering(plan: Plan, state: State, stepped: Callable[[], None]) -> None:
-    """The second-order phase of a member, or what is left of it."""
-    assert plan.watched is not None
-    polish(
-        state.answering,
-        plan.objective,
-        (plan.loader, plan.watched),
-        plan.config,
-        state.polished,
-        stepped,
-    )
+def polish_answering(some: Sequence[tuple[Plan, State]], stepped: Callable[[], None]) -> None:
+    """The second-order phase of members of one kind, or what is left of it."""
+    cases = []
+    for plan, state in some:
+        assert plan.watched is not None
+        cases.append(Case(state.answering, (plan.loader, plan.watched), state.polished))
+    plan = some[0][0]
+    polish(cases, plan.objective, plan.config, stepped)
 
 
 def start(plan: Plan) -> State:
