@@ -26,7 +26,7 @@ from .randomness import generator, seed_all
 
 _FEW_ROWS = 32  # of a batch, on which models are compared in double precision
 # Largest difference of losses and of whole gradients, relative, between a model stacked and alone.
-_TOLERANCE = {"fp64": 1e-6, "fp32": 1e-2, "bf16": 0.3, "fp16": 0.3}
+TOLERANCE = {"fp64": 1e-6, "fp32": 1e-2, "bf16": 0.3, "fp16": 0.3}
 Generators = Sequence[torch.Generator]  # of what each model draws in a pass: dropout
 
 
@@ -196,12 +196,12 @@ class Stack:
         """
         config, few = self.config, [part[:, :_FEW_ROWS] for part in leaves(batch)]
         doubled = [copy.deepcopy(model).double() for model in self.models]
-        exact = Stack(doubled, self.objective, _in_single(config), records=False)
+        exact = Stack(doubled, self.objective, in_single(config), records=False)
         try:
-            exact._compare(rebuilt(batch, [_double(part) for part in few]), seeds, "fp64")
+            exact._compare(rebuilt(batch, [in_double(part) for part in few]), seeds, "fp64")
         except (RuntimeError, TypeError):  # single precision in the model's code; Apple's GPUs
             single = list(map(copy.deepcopy, self.models))
-            exact = Stack(single, self.objective, _in_single(config), records=False)
+            exact = Stack(single, self.objective, in_single(config), records=False)
             exact._compare(rebuilt(batch, few), seeds, "fp32")
         self._compare(batch, seeds, config.precision)
 
@@ -216,7 +216,7 @@ class Stack:
             alone.append((loss.detach(), twin))
         generators = [generator(self.device, seed) for seed in seeds]
         losses = self.backward(batch, generators)
-        most = _TOLERANCE[precision]
+        most = TOLERANCE[precision]
         for place, (loss, twin) in enumerate(alone):
             pairs = list(zip(self.weights, _trained(twin), strict=True))
             if any((stack.grad is None) != (weight.grad is None) for stack, weight in pairs):
@@ -229,7 +229,7 @@ class Stack:
                 "buffers": ([b[place] for b in self.module.buffers()], list(twin.buffers())),
             }
             for what, (found, expected) in checks.items():
-                error = _distance(found, expected)
+                error = distance(found, expected)
                 if not error <= most:
                     raise Unstackable(
                         f"stacked, its {what} would be another ({error:.1g} of it, {precision})"
@@ -413,16 +413,17 @@ def _data(tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
-def _double(tensor: Tensor) -> Tensor:
+def in_double(tensor: Tensor) -> Tensor:
+    """A tensor in double precision; numbers that are whole as they are."""
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _in_single(config: NetworkConfig) -> NetworkConfig:
+def in_single(config: NetworkConfig) -> NetworkConfig:
     """The knobs of a pass without autocast or compiling."""
     return replace(config, precision="fp32", compile="off")
 
 
-def _distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """How far tensors are from those expected, as a share of these."""
     apart = [float((a.double() - b.double()).norm()) for a, b in zip(found, expected, strict=True)]
     size = float(np.linalg.norm([float(tensor.double().norm()) for tensor in expected]))
