@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from . import devices
+from . import capture, devices
 from .config import NetworkConfig
 from .loading import Loader, abreast
 from .objectives import Batch, Function
 from .predict import readable
-from .stacking import TOLERANCE, Unstackable, attach, distance, in_double, in_single
+from .stacking import TOLERANCE, Unstackable, attach, distance, in_double, in_single, recorded
 from .views import View
 
 _FEW_ROWS = 32  # of a batch, on which answers are compared in double precision
+_OFTEN = 50  # batches of one shape after which recording the pass saves more than it takes
 
 
 class Ensemble:
@@ -37,6 +40,8 @@ class Ensemble:
         self.models, self.function, self.config = models, function, config
         self.tensors = {f"model.{name}": tensor.detach() for name, tensor in tensors.items()}
         self.device = next(iter(self.tensors.values())).device
+        self.asked: Counter[Any] = Counter()  # by shapes of a batch
+        self.quick: dict[Any, Callable[[list[Tensor]], Tensor]] = {}
         self.pattern = Function(copy.deepcopy(models[0]).eval(), function)
 
     @classmethod
@@ -53,14 +58,43 @@ class Ensemble:
 
     def __call__(self, batch: Batch) -> Tensor:
         """(models, ...) of a batch whose parts are (models, rows, ...)."""
+        parts = list(batch)
+        kind = tuple((part.shape, part.stride(), part.dtype) for part in parts)
+        self.asked[kind] += 1
+        if self.asked[kind] == _OFTEN:
+            self.quick[kind] = self._recorded(parts)
+        return self.quick.get(kind, self._mapped)(parts)
+
+    def _mapped(self, parts: list[Tensor]) -> Tensor:
+        return self._inside(*self.tensors.values(), *parts)
+
+    def _inside(self, *inputs: Tensor) -> Tensor:
+        count = len(self.tensors)
+        tensors = dict(zip(self.tensors, inputs[:count], strict=True))
 
         def one(tensors: dict[str, Tensor], parts: list[Tensor]) -> Tensor:
             value: Tensor = functional_call(self.pattern, tensors, (parts,))
             return value
 
         with torch.no_grad(), devices.autocast(self.config.precision, self.device):
-            values: Tensor = vmap(one)(self.tensors, list(batch))
+            values: Tensor = vmap(one)(tensors, list(inputs[count:]))
         return values
+
+    def _recorded(self, parts: list[Tensor]) -> Callable[[list[Tensor]], Tensor]:
+        """The same for batches of one kind, without vmap, and on a GPU as a graph."""
+        own = list(self.tensors.values())
+        try:
+            forward = torch.no_grad()(recorded(self._inside, [*own, *parts]))
+        except Unstackable:  # it goes on as it did
+            return self._mapped
+        if not capture.possible(self.device):
+            return lambda given: forward(*own, *given)
+
+        def run(given: Sequence[Tensor]) -> list[Tensor]:
+            return [forward(*own, *given)]
+
+        replay = capture.captured(run, parts, [])
+        return lambda given: replay(given)[0].clone()  # the next replay overwrites it
 
     def alone(self, place: int, batch: Batch) -> Tensor:
         """The value for one of the models, of a batch of its own (rows, ...)."""

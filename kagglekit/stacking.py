@@ -89,13 +89,13 @@ class Stack:
 
         Every part of `batch` leads with an axis of models.
         """
-        recorded = self._pass(batch)
-        noise = [torch.stack([draw(source) for source in generators]) for draw in recorded.draws]
-        losses, *gradients = self._run(recorded, [*noise, *leaves(batch)])
+        made = self._pass(batch)
+        noise = [torch.stack([draw(source) for source in generators]) for draw in made.draws]
+        losses, *gradients = self._run(made, [*noise, *leaves(batch)])
         if self.config.accumulate > 1 and capture.possible(self.device):
             gradients = [gradient.clone() for gradient in gradients]  # a replay overwrites them
         found = iter(gradients)
-        for weight, reaches in zip(self.weights, recorded.reached, strict=True):
+        for weight, reaches in zip(self.weights, made.reached, strict=True):
             if reaches:
                 gradient = next(found)
                 weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
@@ -106,14 +106,14 @@ class Stack:
         """What a pass takes of the stack itself: weights, and what is not trained."""
         return [*map(_data, self.weights), *map(_data, _kept(self.module).values())]
 
-    def _run(self, recorded: Pass, given: list[Tensor]) -> list[Tensor]:
+    def _run(self, made: Pass, given: list[Tensor]) -> list[Tensor]:
         """Losses and gradients of the pass on this stack, which on a GPU is captured first."""
         own = self._own
-        run: capture.Run = self._captured.get(id(recorded)) or partial(_on, recorded, own)
+        run: capture.Run = self._captured.get(id(made)) or partial(_on, made, own)
         replayed = capture.possible(self.device) and self.records
-        if replayed and id(recorded) not in self._captured:
+        if replayed and id(made) not in self._captured:
             changed = own[len(self.weights) :]
-            run = self._captured[id(recorded)] = capture.captured(run, given, changed)
+            run = self._captured[id(made)] = capture.captured(run, given, changed)
         losses, *gradients = run(given)
         return [losses.clone() if replayed else losses, *gradients]
 
@@ -133,9 +133,6 @@ class Stack:
         return self.passes[key]
 
     def _recorded(self, batch: Batch, draws: list[Draw]) -> Pass:
-        from torch.fx.experimental.proxy_tensor import make_fx
-        from torch.fx.graph import CodeGen
-
         reached: list[bool] = []
 
         def one_pass(*inputs: Tensor) -> list[Tensor]:
@@ -155,10 +152,7 @@ class Stack:
         generators = [torch.Generator(self.device) for _ in self.models]
         noise = [torch.stack([draw(source) for source in generators]) for draw in draws]
         inputs = [part.clone() for part in (*self._own, *noise, *leaves(batch))]
-        recorded = _refusing(make_fx(with_weights))(*inputs)
-        recorded.graph.set_codegen(CodeGen())  # inputs one by one: unpacking them takes longer
-        recorded.recompile()
-        forward = recorded.forward
+        forward = recorded(with_weights, inputs)
         if self.config.compile == "on":
             forward = devices.compiled(forward, dynamic=False)
         return Pass(torch.no_grad()(forward), draws, reached)
@@ -404,9 +398,9 @@ def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in module.parameters() if weight.requires_grad]
 
 
-def _on(recorded: Pass, own: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
+def _on(made: Pass, own: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
     """The pass on a stack's own tensors."""
-    return recorded.run(*own, *given)
+    return made.run(*own, *given)
 
 
 def _data(tensor: Tensor) -> Tensor:
@@ -454,6 +448,21 @@ def _remembered(model: nn.Module) -> list[Any]:
         }
         for module in model.modules()
     ]
+
+
+def recorded(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """A function of tensors as a plain list of operations, for tensors of these shapes.
+
+    Raises Unstackable for one that cannot be recorded.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.graph import CodeGen
+
+    made = _refusing(make_fx(function))(*inputs)
+    made.graph.set_codegen(CodeGen())  # inputs one by one: unpacking them takes longer
+    made.recompile()
+    forward: Callable[..., Any] = made.forward
+    return forward
 
 
 def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:

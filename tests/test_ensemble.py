@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+from kagglekit import ensemble as ensemble_module
 from kagglekit import views
 from kagglekit.config import NetworkConfig
 from kagglekit.data import Task
 from kagglekit.ensemble import Ensemble
-from kagglekit.loading import Loader
+from kagglekit.loading import Loader, abreast
 from kagglekit.objectives import Batch, multiclass, regression
 from kagglekit.predict import answers_by_view
 from kagglekit.stacking import Unstackable, total
@@ -55,9 +56,13 @@ def loss(objective: Any, model: nn.Module, batch: Batch) -> torch.Tensor:
     return total(objective.loss(model, batch))
 
 
+@pytest.mark.parametrize("often", [1, 1000])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_answers_its_own_rows_as_it_does_alone(kind: str, precision: str) -> None:
+def test_each_answers_its_own_rows_as_it_does_alone(
+    kind: str, precision: str, often: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble_module, "_OFTEN", often)
     build, data, criterion, task = KINDS[kind]
     config = settings(precision=precision, dropout=0.5)
     each, objective, given = models(build, task, config), criterion(config), loaders(data, config)
@@ -73,6 +78,32 @@ def test_each_answers_its_own_rows_as_it_does_alone(kind: str, precision: str) -
         near = 0.05 if precision == "bf16" else 1e-5
         torch.testing.assert_close(own, wanted, rtol=near, atol=near)
     assert not torch.allclose(found[0][:, :7], found[1][:, :7], atol=1e-3)  # models differ
+    assert bool(ensemble.quick) == (often == 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recorded_pass_follows_weights_and_statistics(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble_module, "_OFTEN", 2)
+    build, data, criterion, task = KINDS[kind]
+    config = settings()
+    each, objective, given = models(build, task, config), criterion(config), loaders(data, config)
+    ensemble = Ensemble.of(each, objective.predict, config)
+    batch, _ = next(abreast(given))
+    before = [ensemble(batch) for _ in range(3)]
+    assert ensemble.quick
+    assert torch.equal(before[0], before[2])
+    with torch.no_grad():
+        for model in each[1:]:
+            for tensor in (*model.parameters(), *model.buffers()):
+                tensor.mul_(2)
+    after = ensemble(batch)
+    assert torch.equal(after[0], before[0][0])
+    for place in range(1, len(each)):
+        alone = ensemble.alone(place, [part[place] for part in batch])
+        torch.testing.assert_close(after[place], alone, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(after[place], before[0][place], atol=1e-3)
 
 
 def test_rows_that_all_are_asked_are_read_and_turned_once() -> None:
