@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
-from . import signals
+from . import devices, signals
 from .config import NetworkConfig
 from .errors import UserError
 from .loading import Batch, Loader, count
@@ -76,11 +76,44 @@ def polish(
 def _polish_group(
     cases: Sequence[Case], objective: Objective, config: NetworkConfig, stepped: Callable[[], None]
 ) -> None:
-    phase = _phase(cases, objective, config)
-    if phase is None:
+    try:
+        phase = _phase(cases, objective, config)
+        _take_steps(phase, cases, config, stepped)
+    except (RuntimeError, ValueError) as error:  # of what vmap cannot, or memory does not hold
+        if len(cases) == 1:
+            raise
+        full = isinstance(error, RuntimeError) and devices.is_out_of_memory(error)
+        reason = "there is not memory for all" if full else str(error).split("\n")[0]
+        _log.warning("engine: polishes its members one by one: %s", reason)
         for case in cases:
             _polish_group([case], objective, config, stepped)
         return
+    phase.finish()
+    if objective.settle is not None:
+        for case, loss in zip(cases, phase.final_loss, strict=True):
+            objective.settle(case.model, loss)
+
+
+def _phase(cases: Sequence[Case], objective: Objective, config: NetworkConfig) -> Phase:
+    """The phase of these models, at its start or where it was.
+
+    Raises RuntimeError for models that would answer otherwise together than alone.
+    """
+    fit, held_out = (
+        Rows.of([_all_rows(case.loaders[place], config) for case in cases]) for place in (0, 1)
+    )
+    models = [case.model for case in cases]
+    phase = _METHODS[config.polish_method](models, objective, fit, held_out)
+    if len(cases) > 1:
+        _demand_alike(phase)
+    if cases[0].progress:
+        phase.load_state_dicts([case.progress["state"] for case in cases])
+    return phase
+
+
+def _take_steps(
+    phase: Phase, cases: Sequence[Case], config: NetworkConfig, stepped: Callable[[], None]
+) -> None:
     for step in range(cases[0].progress.get("steps", 0), config.polish):
         if phase.done:
             break
@@ -89,33 +122,6 @@ def _polish_group(
             for case, state in zip(cases, phase.state_dicts(), strict=True):
                 case.progress.update(steps=step + 1, state=state)
             stepped()
-    phase.finish()
-    if objective.settle is not None:
-        for case, loss in zip(cases, phase.final_loss, strict=True):
-            objective.settle(case.model, loss)
-
-
-def _phase(cases: Sequence[Case], objective: Objective, config: NetworkConfig) -> Phase | None:
-    """The phase of these models, at its start or where it was; None where they are no batch."""
-    fit, held_out = (
-        Rows.of([_all_rows(case.loaders[place], config) for case in cases]) for place in (0, 1)
-    )
-    models = [case.model for case in cases]
-    try:
-        phase = _METHODS[config.polish_method](models, objective, fit, held_out)
-        if len(cases) > 1:
-            _demand_alike(phase)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError) as error:  # of what vmap cannot
-        if len(cases) == 1:
-            raise
-        reason = str(error).split("\n")[0]
-        _log.warning("engine: polishes its members one by one: %s", reason)
-        return None
-    if cases[0].progress:
-        phase.load_state_dicts([case.progress["state"] for case in cases])
-    return phase
 
 
 def _groups(

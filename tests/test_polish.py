@@ -250,6 +250,31 @@ def test_only_as_many_are_polished_at_once_as_memory_holds(monkeypatch: pytest.M
     assert sizes == [2, 2, 1, 1]
 
 
+def test_models_that_memory_does_not_hold_together_go_on_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = settings(polish=6, polish_method="gauss_newton")
+    cases, alone = several(function_network), several(function_network)
+    step, joint = second_order.GaussNewton.step, list[int]()
+
+    def hungry(phase: second_order.GaussNewton) -> None:
+        if len(phase.models) > 1:
+            joint.append(len(phase.models))
+            if len(joint) > 2:
+                raise torch.OutOfMemoryError("no memory")
+        step(phase)
+
+    monkeypatch.setattr(second_order.GaussNewton, "step", hungry)
+    second_order.polish(cases, function_fitting(config), config, lambda: None)
+    assert joint == [3, 3, 3]
+    assert "not memory for all" in caplog.text
+    assert [case.progress["steps"] for case in cases] == [6, 6, 6]
+    for case in alone:
+        second_order.polish([case], function_fitting(config), config, lambda: None)
+    for found, wanted in zip(answered(cases), answered(alone), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+
+
 def test_models_that_are_no_batch_are_polished_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
     config = settings(polish=3, polish_method="gauss_newton")
     cases, alone = (several(lambda seed: Scaled(1.0 + seed)) for _ in range(2))
