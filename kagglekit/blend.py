@@ -29,7 +29,10 @@ class BlendConfig(Config):
     )
     method: Literal[
         "auto", "single", "mean", "geometric", "ranks", "greedy", "weights", "stack"
-    ] = knob("auto", "how answers are mixed; auto = what does best on rows held out of the choice")
+    ] = knob(
+        "auto",
+        "how answers are mixed; auto = the mean, or what surely does better on rows held out",
+    )
     bags: int = knob(10, "greedy only: bags of rows (of 8 parts on, also of parts)", least=1)
     rounds: int = knob(25, "greedy only: selections in a bag", least=1)
 

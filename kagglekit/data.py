@@ -142,15 +142,18 @@ class Dependence:
     """How rows depend on one another: as alone, in groups, or as they follow in time.
 
     `groups` and `moments` are (rows,) numbers from 0: of each row's group, and of its time in
-    their order. Where rows have both, time is what counts.
+    their order. Where rows have both, time is what counts. `folds` are those that validate the
+    rows, where they are known: OOF answers of one fold come from the same models.
     """
 
     groups: np.ndarray | None = None
     moments: np.ndarray | None = None
+    folds: np.ndarray | None = None
 
     def of(self, rows: Rows) -> Dependence:
         """The same of some rows, numbered without gaps."""
-        return Dependence(_renumbered(self.groups, rows), _renumbered(self.moments, rows))
+        labels = (self.groups, self.moments, self.folds)
+        return Dependence(*(_renumbered(numbers, rows) for numbers in labels))
 
 
 def _renumbered(numbers: np.ndarray | None, rows: Rows) -> np.ndarray | None:

@@ -554,7 +554,9 @@ def _member(job: Job, key: Key, progress: Progress, writing: threading.RLock) ->
         name=key.name,
         before={name: other.predictor(key) for name, other in job.needed.items()},
         oof={name: other.oof_on(train_rows) for name, other in job.needed.items()},
-        dependence=fold_rules.dependence(job.data, job.problem.competition.folds).of(train_rows),
+        dependence=fold_rules.dependence(
+            job.data, job.problem.competition.folds, job.folds if job.needed else ()
+        ).of(train_rows),
         record=_Recorder(job, key, valid_rows, progress, writing),
         stamp=replace(job.stamp, forced=job.stamp.forced or bool(manifest.get("forced"))),
     )

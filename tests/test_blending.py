@@ -42,7 +42,7 @@ def test_a_blend_is_a_run_like_any_other(typed: Any, capsys: pytest.CaptureFixtu
     best_first = sorted([line, curve], key=lambda run: run["cv"])
     assert [part["run"] for part in told["parts"]] == [run["run"] for run in best_first]
     assert told["trained"] is True
-    assert told["cv"] <= min(line["cv"], curve["cv"]) * 1.1
+    assert told["cv"] <= (line["cv"] + curve["cv"]) / 2  # as of any mean, by convexity
     assert len(pd.read_csv(told["submission"])) == 30
     ranked = [row["run"] for row in typed("leaderboard", "toy")["runs"]]
     assert told["run"] in ranked
