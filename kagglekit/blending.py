@@ -137,6 +137,7 @@ def _job(request: Request, contest: Contest, scored: Sequence[int]) -> pipeline.
     if (config.folds, config.folds_file) != (recipe.config.folds, recipe.config.folds_file):
         raise UserError("a blend has the folds of its runs: leave out folds= and folds_file=")
     _demand_method(contest, config)
+    recipe.demand_read(config)
     read = replace(
         contest.problem,
         competition=replace(competition, recipes={**competition.recipes, RECIPE: recipe}),

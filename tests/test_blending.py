@@ -139,6 +139,18 @@ def test_a_method_that_the_answers_do_not_bear_leaves_nothing_behind(
     assert sorted(Path().rglob("*")) == before
 
 
+def test_a_knob_of_another_method_is_refused_by_name(
+    typed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [typed("train", "toy", name)["run"] for name in ("line", "curve")]
+    before = sorted(Path().rglob("*"))
+    for verb in (["blend", "toy", *runs], ["train", "toy", "mix"]):
+        assert main([*verb, "method=mean", "bags=3"]) == 2
+        assert "bags=3 is read by method=greedy alone" in capsys.readouterr().err
+    assert sorted(Path().rglob("*")) == before
+    assert typed("blend", "toy", *runs, "method=greedy", "rounds=3")["method"] == "greedy"
+
+
 def test_answers_of_different_shapes_do_not_mix(
     typed: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
