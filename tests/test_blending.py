@@ -151,6 +151,33 @@ def test_a_knob_of_another_method_is_refused_by_name(
     assert typed("blend", "toy", *runs, "method=greedy", "rounds=3")["method"] == "greedy"
 
 
+DAMAGED = ["run.json", "folds.csv", "covered.npy", "scores.json", "fold1-seed0/answers.npz"]
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_run_is_left_out_of_a_blend_unless_it_was_named(
+    typed: Any, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    runs = [typed("train", "toy", recipe) for recipe in ("line", "curve", "refitted")]
+    damaged = min(runs, key=lambda run: run["cv"])  # the best, which the others are held against
+    sound = {run["run"] for run in runs} - {damaged["run"]}
+    (Path(damaged["folder"]) / name).write_text("{")
+    capsys.readouterr()
+    assert main(["blend", "toy", "method=mean", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert {part["run"] for part in json.loads(out)["parts"]} == sound
+    assert err.count("is left out") == 1
+    assert name in err
+    assert main(["compare", "toy", *sound]) == 0
+    assert main(["report", "toy", min(sound)]) == 0
+    assert main(["list"]) == 0
+    capsys.readouterr()
+    for verb in ("blend", "compare"):
+        named = main([verb, "toy", damaged["run"], *sound])
+        assert named == (0 if name == "covered.npy" else 2)  # which can be made again
+    assert name == "covered.npy" or name in capsys.readouterr().err
+
+
 def test_answers_of_different_shapes_do_not_mix(
     typed: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
