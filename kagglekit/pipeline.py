@@ -668,6 +668,7 @@ def _conclude(job: Job) -> None:
         failed={},  # also where a process was killed before it could say so
         seeds=sorted({key.seed for key in members}),
         members=[key.name for key in members],
+        views=job.run.views_digest(),
         submission=str(job.csv.resolve()),
     )
 
