@@ -69,6 +69,13 @@ class Data:
             return None
         return (train, test) if train.ndim == 4 and train.shape[1] in (1, 3) else None
 
+    def glimpses(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Several pictures of each training row, and of each test row, as time goes; None for one.
+
+        uint8 (rows, moments, 1 or 3, height, width).
+        """
+        return None
+
     def split(self, rows: Rows, stage: Stage) -> Split:
         """The rows of one stage; the targets of all other rows are out of its reach."""
         return Split(replace(self, target=self._visible(rows, stage)), np.asarray(rows), stage)
