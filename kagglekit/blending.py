@@ -152,7 +152,7 @@ def _job(request: Request, contest: Contest, scored: Sequence[int]) -> pipeline.
         competition=replace(competition, recipes={**competition.recipes, RECIPE: recipe}),
     )
     covered = first.oof.covered
-    split = [(train[covered[train]], valid) for train, valid in first.run.folds()]
+    split = [tuple(rows[covered[rows]] for rows in fold) for fold in first.run.folds()]
     needed = {one.name: _Part(one, competition.combine) for one in contest.contenders}
     stamp = stamps.stamp(
         config,

@@ -135,7 +135,9 @@ class Job:
         if self.config.final != "refit":
             return keys
         folds_of = Counter(key.seed for key in keys)
-        whole = [seed for seed, folds in folds_of.items() if folds == len(self.folds)]
+        # a blend may have nothing to learn from before a fold, or no answers to it
+        possible = sum(len(train) > 0 < len(valid) for train, valid in self.folds)
+        whole = [seed for seed, folds in folds_of.items() if folds == possible]
         return keys + [Key(None, seed) for seed in whole]
 
     @property

@@ -151,7 +151,7 @@ def test_a_knob_of_another_method_is_refused_by_name(
     assert typed("blend", "toy", *runs, "method=greedy", "rounds=3")["method"] == "greedy"
 
 
-DAMAGED = ["run.json", "folds.csv", "covered.npy", "scores.json", "fold1-seed0/answers.npz"]
+DAMAGED = ["run.json", "covered.npy", "scores.json", "fold1-seed0/answers.npz"]
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -224,7 +224,34 @@ def test_folds_that_go_forward_in_time_are_blended_from_the_second_on(
     own = {run["run"]: run["cv"] for run in compared["runs"]}
     (part,) = (part for part in told["parts"] if part["run"] == runs[0])
     assert part["cv"] == pytest.approx(own[runs[0]])  # of the rows that the blend has answered
-    assert len(tasks) == 2
+    assert len(tasks) == 3  # of two folds, and of all rows
     assert all(len(np.unique(task.dependence.moments)) == len(task.target) / 2 for task in tasks)
     assert main(["blend", "toy", *runs]) == 0
     assert "scored on folds 1, 2: nothing was answered before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "asked", "scored"), [(TIMES, (), 2), (TIMES, ("--folds", "0,1"), 1),
+                                  ("", ("--folds", "0,2"), 2)]
+)  # fmt: skip
+def test_the_test_is_answered_by_a_mix_of_all_rows_that_were_answered(
+    typed: Any, more: str, asked: tuple[str, ...], scored: int
+) -> None:
+    toys.write(Path.cwd(), more, data=False)
+    runs = sorted(typed("train", "toy", name, *asked)["run"] for name in ("line", "curve"))
+    told = typed("blend", "toy", *runs, "method=weights")
+    assert len(told["folds"]) == scored
+
+    def of(name: str) -> np.ndarray:
+        return np.stack([files.read_array(Path(f"runs/toy/{run}/{name}.npy")) for run in runs])
+
+    folder = Path(told["folder"])
+    (covered,) = np.unique(of("covered"), axis=0)
+    learned = files.read_arrays(folder / "all-seed0" / "weights.npz")["weights"]
+    target = files.read_array(folder / "target.npy")[covered]
+    np.testing.assert_allclose(learned, mixing.weights(of("oof")[:, covered], target))
+    mixed = (learned[:, None] * of("test")).sum(0)
+    np.testing.assert_allclose(files.read_array(folder / "test.npy"), mixed)
+    again = typed("predict", "toy", told["run"], "--data", "data/toy")
+    first, second = (pd.read_csv(each["submission"]) for each in (told, again))
+    pd.testing.assert_frame_equal(first, second)
