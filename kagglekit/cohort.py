@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from . import checkpoint, devices, signals
 from .augment import nothing
-from .objectives import Batch
+from .ensemble import Ensemble, named_tensors
+from .loading import Loader, abreast
+from .objectives import Batch, Objective
 from .optimizers import Optimizers
-from .stacking import Passes, Stack, attach, detach, together
+from .predict import concatenated
+from .stacking import Passes, Stack, Unstackable, attach, detach, together, total
 from .train import (
     Members,
     Plan,
@@ -27,16 +33,20 @@ from .train import (
     demand_possible,
     diverged,
     figures,
+    note_watched,
     out_of_patience,
     polish_answering,
+    scored_answers,
     seed_draws,
     seen,
     start,
     watch,
 )
+from .views import original
 
-Finish = Callable[[Plan, Trained], None]
+Finish = Callable[[Sequence[tuple[Plan, Trained]]], None]
 
+_log = logging.getLogger("kagglekit")
 _AT_ONCE = 2**28  # bytes of a whole epoch's batches that are gathered at once
 
 
@@ -60,7 +70,7 @@ def train_cohort(
 ) -> dict[str, str]:
     """Train members of one pace to the end, going on from the cohort's checkpoint if there is one.
 
-    `finish` gets each member as it is trained. A member whose numbers burst stops alone, at the
+    `finish` gets all members that are trained. A member whose numbers burst stops alone, at the
     end of its epoch: name -> why is given for each. Raises Unstackable for models that cannot be
     stacked, and the errors of `train.train`.
     """
@@ -136,6 +146,7 @@ class Cohort:
         if seats[0].slot:
             with self.saver.fitting():
                 self.optimizers.load_state_dict(joined([seat.slot for seat in seats]))
+        self.ensembles: dict[str, Ensemble | None] = {}  # by what they are asked for
         self.average = _stacked_average([seat.state.ema for seat in seats], self.stack.module, plan)
         columns = [torch.stack(seat.state.losses) for seat in seats if seat.state.losses]
         self.losses = list(torch.stack(columns, dim=1)) if columns else []
@@ -167,11 +178,11 @@ class Cohort:
             return
         losses = torch.stack(self.losses).mean(0).tolist()
         seconds = max(time.monotonic() - began, 1e-9)
-        for seat, loss in zip(self.seats, losses, strict=True):
+        self._watch()
+        for seat, loss, answers in zip(self.seats, losses, self._scored(), strict=True):
             plan, state = seat.plan, seat.state
-            watch(plan, state)
             rows = (state.batch - before) * plan.loader.batch_size
-            plan.after_epoch(state.answering, state.epoch + 1, figures(plan, loss, rows / seconds))
+            plan.after_epoch(state.epoch + 1, answers, figures(plan, loss, rows / seconds))
         with signals.deferred():
             for seat, loss in zip(self.seats, losses, strict=True):
                 seat.state.close(loss)
@@ -209,6 +220,42 @@ class Cohort:
             views = zip(self.seats, batches, strict=True)
             yield together([seen(seat.plan, batch, seat.state.draws) for seat, batch in views])
 
+    # --- what is asked after an epoch -----------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Note each member's loss on the rows that it watches."""
+        loaders = [seat.plan.watched for seat in self.seats if seat.plan.watched is not None]
+        if not self.seats[0].plan.watches:
+            return
+        ensemble = self._ensemble("watched", loaders)
+        if ensemble is None:
+            for seat in self.seats:
+                watch(seat.plan, seat.state)
+            return
+        for seat, loss in zip(self.seats, ensemble.means(loaders), strict=True):
+            note_watched(seat.state, loss)
+
+    def _scored(self) -> list[np.ndarray | None]:
+        """Each member's answers to the fold that is held out of it, where they are asked for."""
+        asked = [seat.plan.scores(seat.state.epoch + 1) for seat in self.seats]
+        loaders = [seat.plan.scored for seat in self.seats if seat.plan.scored is not None]
+        ensemble = self._ensemble("scored", loaders) if all(asked) else None
+        if ensemble is None:
+            return [scored_answers(seat.plan, seat.state) for seat in self.seats]
+        batches = zip(*ensemble.answers(loaders, (original,)), strict=True)
+        return [concatenated(own)[0] for own in batches]
+
+    def _ensemble(self, purpose: str, loaders: Sequence[Loader]) -> Ensemble | None:
+        """All members as one that is asked, made once a stack; None where they are asked alone."""
+        if purpose not in self.ensembles:
+            plan = self.seats[0].plan
+            asks = plan.objective.predict if purpose == "scored" else partial(_loss, plan.objective)
+            module = self.stack.module if self.average is None else self.average.module
+            models = [seat.state.answering for seat in self.seats]
+            made = Ensemble(models, named_tensors(module), asks, plan.config)
+            self.ensembles[purpose] = made if _is_right(made, loaders) else None
+        return self.ensembles[purpose]
+
     @property
     def _at_once(self) -> bool:
         """Whether a whole epoch is gathered at once: nothing is drawn, and it is small."""
@@ -245,22 +292,31 @@ class Cohort:
     # --- what follows ---------------------------------------------------------------------------
 
     def conclude(self, finish: Finish) -> None:
-        """The second-order phase, member after member, and the end of each."""
-        for name, plan in self.plans.items():
-            if name in self.failed:
-                continue
-            detach(plan.model)
-            saved = self.waiting[name]
-            state = start(plan)
-            with self.saver.fitting():
-                _restore(state, saved)
-            if state.best:
-                state.answering.load_state_dict(state.best)
-            if plan.config.polish:
-                self.waiting[name] = {**saved, "progress": state.progress}
-                polish_answering(plan, state, lambda: self.saver.stepped(self.states))
-            ended = {**self.waiting[name], "answering": state.answering.state_dict()}
-            finish(plan, Trained(state.answering, checkpoint.digest(ended), state.history))
+        """The second-order phase of all members, and the end of each."""
+        states = {name: self._answering(plan) for name, plan in self.plans.items()
+                  if name not in self.failed}  # fmt: skip
+        if not states:
+            return
+        if next(iter(self.plans.values())).config.polish:
+            for name, state in states.items():
+                self.waiting[name] = {**self.waiting[name], "progress": state.progress}
+            some = [(self.plans[name], state) for name, state in states.items()]
+            polish_answering(some, lambda: self.saver.stepped(self.states))
+        finish([(self.plans[name], self._ended(name, state)) for name, state in states.items()])
+
+    def _answering(self, plan: Plan) -> State:
+        """Where a member stands at the end of the first phase, its weights no slices any more."""
+        detach(plan.model)
+        state = start(plan)
+        with self.saver.fitting():
+            _restore(state, self.waiting[plan.name])
+        if state.best:
+            state.answering.load_state_dict(state.best)
+        return state
+
+    def _ended(self, name: str, state: State) -> Trained:
+        ended = {**self.waiting[name], "answering": state.answering.state_dict()}
+        return Trained(state.answering, checkpoint.digest(ended), state.history)
 
     # --- what a checkpoint holds ----------------------------------------------------------------
 
@@ -284,6 +340,21 @@ class Cohort:
             "losses": torch.stack(losses) if losses else torch.zeros(0),
             "progress": state.progress,
         }
+
+
+def _loss(objective: Objective, model: nn.Module, batch: Batch) -> Tensor:
+    return total(objective.loss(model, batch))
+
+
+def _is_right(ensemble: Ensemble, loaders: Sequence[Loader]) -> bool:
+    """Whether models give together what each gives alone; said where they do not."""
+    try:
+        batch, _ = next(abreast(loaders))
+        ensemble.demand_right(batch)
+    except Unstackable as reason:
+        _log.warning("engine: asks its members one by one: %s", reason)
+        return False
+    return True
 
 
 def _is_over(seat: Seat) -> bool:

@@ -46,6 +46,8 @@ class Work:
     finished: Callable[[Path], bool]  # by the folder of a member
     passes: Passes = field(default_factory=dict)  # recorded once for all cohorts of one size
     ready: dict[str, Plan] = field(default_factory=dict)  # planned for a decision, and not used up
+    # by the names of a stack, those of its members that an earlier session has trained
+    waiting: dict[tuple[str, ...], list[Member]] = field(default_factory=dict)
 
 
 def fit(members: Sequence[Member], work: Work, config: NetworkConfig) -> None:
@@ -53,25 +55,36 @@ def fit(members: Sequence[Member], work: Work, config: NetworkConfig) -> None:
 
     Raises DivergedError, when the others are finished, for those whose numbers burst.
     """
-    left = []
-    for member in members:
-        if work.finished(member.folder):
-            checkpoint.remove(solo_checkpoint(member))
-            _end_cohorts(member.folder.parent, work)
-            _answer(member)
-        else:
-            left.append(member)
+    trained = [member for member in members if work.finished(member.folder)]
+    left = [member for member in members if not work.finished(member.folder)]
+    for member in trained:
+        checkpoint.remove(solo_checkpoint(member))
+        _end_cohorts(member.folder.parent, work)
+    _answer(trained, left, work)
     failed: dict[str, str] = {}
     for choice, given in _chosen(left, work, config):
         failed |= _trained(choice, given, work)
     demand_none(failed)
 
 
-def _answer(member: Member) -> None:
-    """Let a member answer that was trained in an earlier session, by the threads it has then."""
-    choice = choices.of(member.folder.parent, member.name)
-    with lanes.threads(choice.threads if choice else 0):
-        member.done()
+def _answer(trained: Sequence[Member], left: Sequence[Member], work: Work) -> None:
+    """Let members answer that were trained in an earlier session, as they would have then.
+
+    Those of a stack together; where others of it are still to be trained, they wait for them.
+    """
+    stacks: dict[Choice, list[Member]] = {}
+    for member in trained:
+        choice = choices.of(member.folder.parent, member.name)
+        if choice is not None and choice.engine == "stacked":
+            stacks.setdefault(choice, []).append(member)
+            continue
+        with lanes.threads(choice.threads if choice else 0):
+            member.done()
+    for choice, some in stacks.items():
+        if any(member.name in choice.members for member in left):
+            work.waiting[choice.members] = some
+        else:
+            some[0].done(*some[1:])
 
 
 def _trained(choice: Choice, members: Sequence[Member], work: Work) -> dict[str, str]:
@@ -134,11 +147,13 @@ def _together(choice: Choice, members: Sequence[Member], work: Work) -> dict[str
     path, by_name = choice.checkpoint(run), {member.name: member for member in members}
     plans = [replace(work.plan(member), checkpoint=path) for member in members]
 
-    def finish(plan: Plan, trained: Trained) -> None:
-        member = by_name[plan.name]
-        work.keep(member, trained)
-        _end_cohorts(run, work)  # before it is answered: afterwards nobody might come here again
-        member.done()
+    def finish(some: Sequence[tuple[Plan, Trained]]) -> None:
+        for plan, trained in some:
+            work.keep(by_name[plan.name], trained)
+        _end_cohorts(run, work)  # before they answer: afterwards nobody might come here again
+        ended = [*work.waiting.pop(choice.members, []), *(by_name[plan.name] for plan, _ in some)]
+        first, *others = sorted(ended, key=lambda member: choice.members.index(member.name))
+        first.done(*others)
 
     saver = Saver(path, plans[0].stamp.of(", ".join(choice.members)), plans[0].config)
     try:

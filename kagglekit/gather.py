@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from .errors import UserError
 from .pace import Pace
 
 Batches = Callable[[int], Iterator[np.ndarray]]  # first batch -> (views, batch rows, ...) each
+# first batch -> those of several members each, of which some may have no rows any more
+Abreast = Callable[[int], Iterator[Sequence[np.ndarray]]]
 
 
 def gather(batches: Batches, rows: int, path: Path, seconds: float) -> np.ndarray:
@@ -20,23 +22,44 @@ def gather(batches: Batches, rows: int, path: Path, seconds: float) -> np.ndarra
 
     `path` is written every so many seconds, before a signal is obeyed, and at the end.
     """
-    done = _read(path, rows)
+
+    def alone(first: int) -> Iterator[Sequence[np.ndarray]]:
+        for batch in batches(first):
+            yield [batch]
+
+    return gather_abreast(alone, {path: rows}, seconds)[0]
+
+
+def gather_abreast(batches: Abreast, rows: Mapping[Path, int], seconds: float) -> list[np.ndarray]:
+    """`gather` of several members, for each the rows that it is asked and where it keeps them.
+
+    What not all of them have kept is computed again, for all.
+    """
+    done = [_read(path, wanted) for path, wanted in rows.items()]
+    pairs = zip(done, rows.values(), strict=True)
+    if all(some and sum(batch.shape[1] for batch in some) == wanted for some, wanted in pairs):
+        return [np.concatenate(some, axis=1) for some in done]
+    least = min(map(len, done))
+    done = [some[:least] for some in done]
     pace = Pace(seconds)
-    whole = sum(batch.shape[1] for batch in done) == rows and bool(done)
-    if whole:
-        return np.concatenate(done, axis=1)
+
+    def write() -> None:
+        for path, some in zip(rows, done, strict=True):
+            _write(path, some)
+
     try:
-        for batch in batches(len(done)):
-            done.append(batch)
+        for each in batches(least):
+            for some, batch in zip(done, each, strict=True):
+                some.append(batch)
             signals.deliver()  # in a thread beside the main one, which alone is interrupted
             if pace.due:
                 with pace.saving():
-                    _write(path, done)
+                    write()
     except signals.Interrupted:
-        _write(path, done)
+        write()
         raise
-    _write(path, done)
-    return np.concatenate(done, axis=1)
+    write()
+    return [np.concatenate(some, axis=1) for some in done]
 
 
 def _write(path: Path, done: list[np.ndarray]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,15 +20,16 @@ from .augment import Augment, nothing
 from .config import NetworkConfig
 from .data import Split, Task
 from .dropout import own_noise
+from .ensemble import Ensemble
 from .errors import UserError
-from .loading import Loader
+from .loading import Loader, abreast
 from .objectives import Objective
 from .optimizers import Groups, decay_matrices
-from .predict import answers_by_view
+from .predict import answers_by_view, concatenated
 from .prefetching import as_parts
 from .randomness import derive, isolated
 from .recipe import Member, Predictor
-from .train import AfterEpoch, Plan, Trained
+from .train import Plan, Trained
 from .views import View, average, original
 
 C = TypeVar("C", bound=NetworkConfig)
@@ -120,6 +122,10 @@ class Network(Generic[C]):
             ) from error
         return NetworkPredictor(self, _placed(model, config), config)
 
+    def together(self, predictors: Sequence[Predictor]) -> NetworkPredictors[C]:
+        """Predictors of members, as one that asks all of them at once."""
+        return NetworkPredictors(cast("Sequence[NetworkPredictor[C]]", predictors))
+
     def loader(self, split: Split, config: C, seed: int, model: nn.Module) -> Loader:
         """The batches of `split`: shuffled where it is for training."""
         return Loader(
@@ -176,6 +182,7 @@ class Network(Generic[C]):
         if config.patience or config.polish:
             rows, held_out = hold_out(member.train, config.holdout, member.seed)
             watched = replace(self.loader(held_out, config, member.seed, model), training=False)
+        valid = self.loader(member.valid, config, member.seed, model) if len(member.valid) else None
         return Plan(
             model=model,
             objective=self.objective(config),
@@ -187,25 +194,11 @@ class Network(Generic[C]):
             checkpoint=engine.solo_checkpoint(member),
             stamp=member.stamp,
             watched=watched,
+            scored=valid,
             groups=self.groups,
             compiled=config.compile == "on",
-            after_epoch=self._recorder(member, config, model),
+            after_epoch=partial(_record, member),
         )
-
-    def _recorder(self, member: Member, config: C, model: nn.Module) -> AfterEpoch:
-        """Scores the held-out rows now and then: for the screen and the history, nothing else."""
-        objective = self.objective(config)
-        loader = (
-            self.loader(member.valid, config, member.seed, model) if len(member.valid) else None
-        )
-
-        def after_epoch(model: nn.Module, epoch: int, figures: Any) -> None:
-            answers = None
-            if loader and config.score_every and epoch % config.score_every == 0:
-                answers = _joined(answers_by_view(model, objective, loader, (original,)))[0]
-            member.record(epoch, answers, **figures)
-
-        return after_epoch
 
 
 @dataclass(frozen=True)
@@ -238,13 +231,13 @@ class NetworkPredictor(Generic[C]):
         """(rows, outputs) answers, averaged over the views."""
         if self.config.tta_mean == "probabilities":  # row by row, so not all views are kept
             means = (average(batch, "probabilities")[None] for batch in self._batches(split))
-            answers: np.ndarray = _joined(means)[0]
+            answers: np.ndarray = concatenated(means)[0]
             return answers
         return self.merge(self.by_view(split))
 
     def by_view(self, split: Split) -> np.ndarray:
         """(views, rows, outputs) answers."""
-        return _joined(self._batches(split))
+        return concatenated(self._batches(split))
 
     def batches(self, split: Split, first: int = 0) -> Iterator[np.ndarray]:
         """(views, rows, outputs) answers of each batch from the number `first` on."""
@@ -260,6 +253,40 @@ class NetworkPredictor(Generic[C]):
     def merge(self, answers: np.ndarray) -> np.ndarray:
         """(views, rows, outputs) -> (rows, outputs), as `tta_mean` says."""
         return average(torch.from_numpy(answers), self.config.tta_mean).numpy()
+
+
+@dataclass(frozen=True)
+class NetworkPredictors(Generic[C]):
+    """Answers of several trained members of one kind, batch by batch and all at once."""
+
+    each: Sequence[NetworkPredictor[C]]
+
+    def batches(self, splits: Sequence[Split], first: int = 0) -> Iterator[list[np.ndarray]]:
+        """(views, rows, outputs) answers of each member to a batch of its own split.
+
+        Begins with the batch of number `first`. A split that is the same for all is read once.
+        Raises Unstackable where members would not answer together as each does alone.
+        """
+        with devices.reproducible():
+            loaders = self._loaders(splits)
+            for answers in self._ensemble(loaders).answers(loaders, self.each[0].views, first):
+                yield [own.numpy() for own in answers]
+
+    def _loaders(self, splits: Sequence[Split]) -> list[Loader]:
+        made: dict[int, Loader] = {}
+        for one, split in zip(self.each, splits, strict=True):
+            if id(split) not in made:
+                made[id(split)] = one.recipe.loader(split, one.config, 0, one.model)
+        return [made[id(split)] for split in splits]
+
+    def _ensemble(self, loaders: Sequence[Loader]) -> Ensemble:
+        """The members as one, which is compared with each alone on the first batch."""
+        one = self.each[0]
+        objective = one.recipe.objective(one.config)
+        ensemble = Ensemble.of([other.model for other in self.each], objective.predict, one.config)
+        batch, _ = next(abreast(loaders))
+        ensemble.demand_right(batch)
+        return ensemble
 
 
 def _read_task(path: Path) -> Task:
@@ -313,9 +340,10 @@ def _placed(model: nn.Module, config: NetworkConfig) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if config.channels_last else model
 
 
-def _joined(batches: Iterable[torch.Tensor]) -> np.ndarray:
-    """(views, rows, ...) from the (views, batch, ...) of each batch."""
-    return torch.cat(list(batches), dim=1).numpy()
+def _record(
+    member: Member, epoch: int, answers: np.ndarray | None, figures: Mapping[str, float]
+) -> None:
+    member.record(epoch, answers, **figures)
 
 
 def _multiplications(model: nn.Module, task: Task, rows: int) -> float:

@@ -34,13 +34,13 @@ from . import config as configs
 from . import folds as fold_rules
 from . import run as runs
 from .answering import Fitted
+from .asking import Asker
 from .backbones import BackboneConfig
 from .competition import Competition
 from .config import Config
 from .data import Data, Split
 from .errors import DivergedError, UserError
 from .folds import Fold
-from .gather import gather
 from .problem import Problem
 from .progress import Progress, listening
 from .recipe import Member, Predictor, Recipe
@@ -111,6 +111,11 @@ class Job:
     def data(self) -> Data:
         """The data in memory."""
         return self.problem.data
+
+    @property
+    def ask(self) -> Asker:
+        """What asks its fitted members."""
+        return Asker(self.recipe, self.config, self.run, self.test, _chooses_views(self))
 
     @property
     def seeds(self) -> list[int]:
@@ -477,7 +482,7 @@ def _fit(job: Job, waiting: Sequence[Key], progress: Progress) -> None:
             failed = _failed(job, list(members.values()))
             for key in waiting:  # of a recipe that did not say when they were done
                 if key.name not in failed and key not in fitting.answered:
-                    fitting.answer(key, members[key])
+                    fitting.answer(members[key])
     except BaseException:  # also of a session that is interrupted
         with contextlib.suppress(UserError):  # what went wrong first says more
             fitting.clock()
@@ -517,30 +522,39 @@ class _Fitting:
         self.job, self.progress, self.count = job, progress, count
         self.answered: set[Key] = set()
         self.writing = threading.RLock()  # what all members share: run.json, the history
-        self.last = time.monotonic()
+        self.started = self.last = time.monotonic()
+        self.ended: dict[int, float] = {}  # by thread, when the last member of its lane was done
 
     def member(self, key: Key) -> Member:
         """The member as the recipe gets it."""
         member = _member(self.job, key, self.progress, self.writing)
-        return replace(member, done=lambda: self.answer(key, member))
+        return replace(member, done=lambda *others: self.answer(member, *others))
 
-    def answer(self, key: Key, member: Member) -> None:
-        """Let a fitted member answer, unless it has done so."""
-        if key in self.answered:
-            return
+    def answer(self, *members: Member) -> None:
+        """Let fitted members answer, those that have not done so."""
+        waiting = [one for one in members if Key.parse(one.name) not in self.answered]
+        began = self.ended.get(threading.get_ident(), self.started)
+        go_on("predict")
+        self.job.ask.together(waiting)
+        for member in waiting:
+            self._answer(member, began)
+        self.ended[threading.get_ident()] = time.monotonic()
+
+    def _answer(self, member: Member, began: float) -> None:
+        key = Key.parse(member.name)
         score = _answer(self.job, key, member)
         with self.writing:
             self.answered.add(key)
-            self.progress.finish(key.name, score, self.clock())
+            self.clock()
+            self.progress.finish(key.name, score, time.monotonic() - began)
         if len(self.answered) < self.count:
             go_on("train")
 
-    def clock(self) -> float:
-        """Add the seconds since the last call to the run's, and give them."""
+    def clock(self) -> None:
+        """Add the seconds since the last call to the run's."""
         passed = time.monotonic() - self.last
         self.last += passed
         _note(self.job, seconds=self.job.run.manifest()["seconds"] + passed)
-        return passed
 
 
 def _member(job: Job, key: Key, progress: Progress, writing: threading.RLock) -> Member:
@@ -595,46 +609,13 @@ class _Recorder:
 def _answer(job: Job, key: Key, member: Member) -> float | None:
     """Let a fitted member answer its validation rows and the test; its score."""
     go_on("predict")
-    answers = _asked(job, job.recipe.restore(member.folder, job.config, member.before), member)
+    answers = job.ask(member)
     go_on("write")
     job.run.keep(key, answers, (member.valid.ids, job.test.ids))
     if key.fold is None:
         return None
     rows, valid = answers.valid_rows, answers.valid
     return scoring.score_member(job.problem.competition, job.data, rows, valid)
-
-
-def _asked(job: Job, predictor: Any, member: Member) -> Answers:
-    """What a member answers to its validation rows, view by view, and to the test.
-
-    Batches that a killed session had answered are not asked again.
-    """
-    seconds = getattr(job.config, "checkpoint_seconds", 30)
-    by_view = hasattr(predictor, "batches")
-
-    def ask(split: Split, part: str, merged: bool) -> np.ndarray:
-        def batches(first: int) -> Iterator[np.ndarray]:
-            if not by_view:
-                yield from [] if first else [predictor(split)[None]]
-                return
-            for answers in predictor.batches(split, first):
-                yield predictor.merge(answers)[None] if merged else answers
-
-        return gather(batches, len(split), member.folder / runs.ASKED[part], seconds)
-
-    each = by_view and _chooses_views(job)
-    test = ask(job.test, "test", merged=not each)
-    if each:
-        job.run.keep_views(Key.parse(member.name), test)
-        test = predictor.merge(test)[None]
-    test = test[0]
-    if not len(member.valid):
-        return Answers(member.valid.rows, test[:0], test, test[None, :0][:0], np.array([], str))
-    valid = ask(member.valid, "valid", merged=False)
-    if not by_view:
-        return Answers(member.valid.rows, valid[0], test, valid[:0], np.array([], str))
-    views = np.array([view.name for view in predictor.views], str)
-    return Answers(member.valid.rows, predictor.merge(valid), test, valid, views)
 
 
 # --- score and submit ---------------------------------------------------------------------------

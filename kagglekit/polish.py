@@ -8,9 +8,12 @@ inside the training rows stop them early.
 from __future__ import annotations
 
 import copy
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -24,8 +27,22 @@ from .loading import Batch, Loader, count
 from .objectives import Function, Objective
 
 _PATIENCE = 15  # steps without gain on the held-out rows
-_CHUNK = 1000  # rows whose Jacobian is held at once
+_CHUNK = 1000  # rows whose Jacobian is held at once, of all models
 _LBFGS_ITERATIONS = 20  # of one step
+# Bytes of the J'J of models that are polished together: on a CPU what stays in its caches.
+_CURVATURE = {"cpu": 1 << 23, "cuda": 1 << 31, "mps": 1 << 30}
+_APART = 1e-9  # relative: what a model may answer otherwise beside others than alone
+
+_log = logging.getLogger("kagglekit")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A trained model, the rows to fit and those held out, and where its phase stands."""
+
+    model: nn.Module
+    loaders: tuple[Loader, Loader]
+    progress: dict[str, Any]
 
 
 def demand_polishable(objective: Objective, config: NetworkConfig) -> None:
@@ -39,36 +56,90 @@ def demand_polishable(objective: Objective, config: NetworkConfig) -> None:
 
 
 def polish(
-    model: nn.Module,
-    objective: Objective,
-    loaders: tuple[Loader, Loader],
-    config: NetworkConfig,
-    progress: dict[str, Any],
-    stepped: Callable[[], None],
+    cases: Sequence[Case], objective: Objective, config: NetworkConfig, stepped: Callable[[], None]
 ) -> None:
-    """At most `config.polish` steps, in place; the best weights on the held-out rows remain.
+    """At most `config.polish` steps of each model, in place; its best weights remain.
 
-    `loaders` are of the rows to fit and of those held out. A model that never beats its start on
-    the held-out rows keeps its start. `progress` holds what a restored phase goes on from;
-    `stepped` is called after every step. Raises UserError for a loss that the method cannot
-    minimise.
+    Best is what the held-out rows say; a model that never beats its start there keeps its start.
+    Models of one kind are polished together, each on its own rows and as it would be alone: by
+    Gauss-Newton all at once, as far as memory allows; by L-BFGS, whose line search is the model's
+    own, one after another. `progress` of a case holds what a restored phase goes on from; `stepped`
+    is called after every step. Raises UserError for a loss that the method cannot minimise.
     """
     demand_polishable(objective, config)
-    model.double().eval()  # no dropout, no batch statistics: the loss must be a function
-    fit, held_out = (_all_rows(loader, config) for loader in loaders)
-    phase = _METHODS[config.polish_method](model, objective, fit, held_out)
-    if progress:
-        phase.load_state_dict(progress["state"])
-    for step in range(progress.get("steps", 0), config.polish):
+    for case in cases:
+        case.model.double().eval()  # no dropout, no batch statistics: the loss is a function
+    for group in _groups(cases, objective, config):
+        _polish_group(group, objective, config, stepped)
+
+
+def _polish_group(
+    cases: Sequence[Case], objective: Objective, config: NetworkConfig, stepped: Callable[[], None]
+) -> None:
+    phase = _phase(cases, objective, config)
+    if phase is None:
+        for case in cases:
+            _polish_group([case], objective, config, stepped)
+        return
+    for step in range(cases[0].progress.get("steps", 0), config.polish):
         if phase.done:
             break
         with signals.deferred():
             phase.step()
-            progress.update(steps=step + 1, state=phase.state_dict())
+            for case, state in zip(cases, phase.state_dicts(), strict=True):
+                case.progress.update(steps=step + 1, state=state)
             stepped()
     phase.finish()
     if objective.settle is not None:
-        objective.settle(model, phase.final_loss)
+        for case, loss in zip(cases, phase.final_loss, strict=True):
+            objective.settle(case.model, loss)
+
+
+def _phase(cases: Sequence[Case], objective: Objective, config: NetworkConfig) -> Phase | None:
+    """The phase of these models, at its start or where it was; None where they are no batch."""
+    fit, held_out = (
+        Rows.of([_all_rows(case.loaders[place], config) for case in cases]) for place in (0, 1)
+    )
+    models = [case.model for case in cases]
+    try:
+        phase = _METHODS[config.polish_method](models, objective, fit, held_out)
+        if len(cases) > 1:
+            _demand_alike(phase)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:  # of what vmap cannot
+        if len(cases) == 1:
+            raise
+        reason = str(error).split("\n")[0]
+        _log.warning("engine: polishes its members one by one: %s", reason)
+        return None
+    if cases[0].progress:
+        phase.load_state_dicts([case.progress["state"] for case in cases])
+    return phase
+
+
+def _groups(
+    cases: Sequence[Case], objective: Objective, config: NetworkConfig
+) -> Iterator[list[Case]]:
+    """Models that are polished together: what memory holds of those at the same step.
+
+    How many that are depends on nothing but the models, so that a phase that is taken up again
+    has the groups it had.
+    """
+    most = 1
+    if config.polish_method == "gauss_newton":
+        weights = [w for w in cases[0].model.parameters() if w.requires_grad]
+        blocks = weights[0].shape[0] if objective.independent else 1
+        size = sum(weight.numel() for weight in weights) // blocks
+        most = max(1, _CURVATURE[weights[0].device.type] // (blocks * size**2 * 8))
+
+    def steps(case: Case) -> int:
+        done: int = case.progress.get("steps", 0)
+        return done
+
+    for _, same in groupby(sorted(cases, key=steps, reverse=True), steps):
+        left = list(same)
+        yield from (left[first : first + most] for first in range(0, len(left), most))
 
 
 def _all_rows(loader: Loader, config: NetworkConfig) -> Batch:
@@ -77,26 +148,76 @@ def _all_rows(loader: Loader, config: NetworkConfig) -> Batch:
     return next(whole.batches(0))
 
 
+@dataclass(frozen=True)
+class Rows:
+    """All rows of each model: the shorter ones are filled up with rows that do not count."""
+
+    batch: list[Tensor]  # parts (models, rows, ...)
+    count: Tensor  # (models,) rows that do count
+    mask: Tensor | None  # (models, rows, 1) of 0 and 1; None where all count
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch]) -> Rows:
+        """The rows of each model's batch."""
+        counts = [len(batch[0]) for batch in batches]
+        most, device = max(counts), batches[0][0].device
+        parts = zip(*batches, strict=True)
+        batch = [torch.stack([_filled(part, most) for part in some]) for some in parts]
+        count = torch.tensor(counts, dtype=torch.float64, device=device)
+        mask = (torch.arange(most, device=device) < count[:, None]).double()[..., None]
+        return cls(batch, count, None if min(counts) == most else mask)
+
+    def at(self, places: Tensor) -> Rows:
+        """Those of some of the models."""
+        if len(places) == len(self.count):
+            return self
+        mask = None if self.mask is None else self.mask[places]
+        return Rows([part[places] for part in self.batch], self.count[places], mask)
+
+    def chunks(self, size: int) -> Iterator[Rows]:
+        """At most `size` rows of each model at a time."""
+        parts = [part.split(size, dim=1) for part in self.batch]
+        masks = [None] * len(parts[0]) if self.mask is None else self.mask.split(size, dim=1)
+        for batch, mask in zip(zip(*parts, strict=True), masks, strict=True):
+            yield Rows(list(batch), self.count, mask)
+
+    def counted(self, values: Tensor) -> Tensor:
+        """(models, rows, ...) values, 0 in rows that do not count."""
+        return values if self.mask is None else values * self.mask
+
+
+def _filled(part: Tensor, rows: int) -> Tensor:
+    return torch.cat([part, part[-1:].expand(rows - len(part), *part.shape[1:])])
+
+
 class Phase:
-    """Weights as one matrix, a row a block, and the best of each block on held-out rows."""
+    """Weights of all models as one matrix, a row a block, and each block's best on held-out rows.
+
+    A model has one block, or one for each column of an objective that is `independent`; those of a
+    model lie together.
+    """
 
     stateful: tuple[str, ...] = ("weights", "start", "best", "start_loss", "best_loss", "stale")
 
-    def __init__(self, model: nn.Module, objective: Objective, fit: Batch, held_out: Batch) -> None:
-        self.objective, self.fit, self.held_out = objective, fit, held_out
-        self.wrapped = Function(model, objective.residual or objective.loss)
-        self.buffers = dict(self.wrapped.named_buffers())
-        named = {n: p for n, p in self.wrapped.named_parameters() if p.requires_grad}
-        self.parameters = named
-        self.blocks = next(iter(named.values())).shape[0] if objective.independent else 1
-        flat = [weight.detach().reshape(self.blocks, -1) for weight in named.values()]
-        self.weights = torch.cat(flat, dim=1)  # (blocks, size)
+    def __init__(
+        self, models: Sequence[nn.Module], objective: Objective, fit: Rows, held_out: Rows
+    ) -> None:
+        self.models, self.objective, self.fit, self.held_out = models, objective, fit, held_out
+        self.wrapped = Function(models[0], objective.residual or objective.loss)
+        self.names = [n for n, p in self.wrapped.named_parameters() if p.requires_grad]
+        kept = [{f"model.{n}": t for n, t in _kept(model).items()} for model in models]
+        self.kept = {name: torch.stack([each[name] for each in kept]) for name in kept[0]}
+        trained = [_trained(model) for model in models]
+        self.shapes = [weight.shape for weight in trained[0]]
+        self.blocks = self.shapes[0][0] if objective.independent else 1  # of a model
+        flat = [torch.cat([w.detach().reshape(self.blocks, -1) for w in own], 1) for own in trained]
+        self.weights = torch.cat(flat)  # (models × blocks, size)
         self.start = self.weights.clone()
         self.best = self.weights.clone()
         self.start_loss = self._held_out_loss()
         # the path is compared with itself: it may have to pass through worse than its start
         self.best_loss = torch.full_like(self.start_loss, math.inf)
-        self.stale = torch.zeros(self.blocks, dtype=torch.long, device=self.weights.device)
+        self.stale = torch.zeros(len(self.weights), dtype=torch.long, device=self.weights.device)
 
     def step(self) -> None:
         """One step of every block."""
@@ -109,34 +230,43 @@ class Phase:
 
     @property
     def final_loss(self) -> Tensor:
-        """(blocks,) held-out loss of what `finish` leaves in the model."""
-        return torch.minimum(self.best_loss, self.start_loss)
+        """(models, blocks) held-out loss of what `finish` leaves in the models."""
+        return torch.minimum(self.best_loss, self.start_loss).unflatten(0, (-1, self.blocks))
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Put the best weights in the model; a block that never beat its start keeps the start."""
+        """Put the best weights in the models; a block that never beat its start keeps the start."""
         kept = torch.where((self.best_loss < self.start_loss)[:, None], self.best, self.start)
-        for parameter, value in zip(self.parameters.values(), self._parts(kept), strict=True):
-            parameter.copy_(value)
+        for model, *values in zip(self.models, *self._parts(kept), strict=True):
+            for parameter, value in zip(_trained(model), values, strict=True):
+                parameter.copy_(value)
 
-    def losses(self, weights: Tensor, batch: Batch) -> Tensor:
-        """(blocks,) mean loss with `weights`, (blocks, size)."""
-        value = self.evaluate(weights, batch)
+    def losses(self, weights: Tensor, rows: Rows) -> Tensor:
+        """(models × blocks,) mean loss with `weights`, (models × blocks, size)."""
+        value = self.evaluate(weights, rows)
         if self.objective.residual is None:
-            return value.reshape(1)
-        squares = value.square().mean(0)
-        return squares if self.objective.independent else squares.mean(0, keepdim=True)
+            return value
+        squares = value.square().sum(1) / rows.count[:, None]
+        return (squares if self.objective.independent else squares.mean(1)).flatten()
 
-    def evaluate(self, weights: Tensor, batch: Batch) -> Tensor:
-        """The residual (rows, columns), or the loss where there is none, with `weights`."""
-        named = dict(zip(self.parameters, self._parts(weights), strict=True))
-        value: Tensor = functional_call(self.wrapped, named | self.buffers, (batch,))
+    def evaluate(self, weights: Tensor, rows: Rows) -> Tensor:
+        """Residuals (models, rows, columns), or losses (models,) where there are none."""
+        named = dict(zip(self.names, self._parts(weights), strict=True))
+        return rows.counted(self._all(self._one)({**named, **self.kept}, rows.batch))
+
+    def _one(self, named: dict[str, Tensor], batch: Batch) -> Tensor:
+        value: Tensor = functional_call(self.wrapped, named, (batch,))
         return value
 
+    def _all(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of a model's tensors, as one of those of all models."""
+        return vmap(function) if len(self.models) > 1 else partial(_of_one, function)
+
     def _parts(self, weights: Tensor) -> list[Tensor]:
-        shapes = [parameter.shape for parameter in self.parameters.values()]
-        parts = weights.split([shape.numel() // self.blocks for shape in shapes], dim=1)
-        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        """(models, ...) of each weight."""
+        parts = weights.split([shape.numel() // self.blocks for shape in self.shapes], dim=1)
+        pairs = zip(parts, self.shapes, strict=True)
+        return [part.reshape(-1, *shape) for part, shape in pairs]
 
     @torch.no_grad()
     def _held_out_loss(self) -> Tensor:
@@ -150,14 +280,51 @@ class Phase:
         self.best = torch.where(better[:, None], self.weights.detach(), self.best)
         self.stale = torch.where(better, 0, self.stale + 1)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on."""
-        return {name: getattr(self, name).detach().cpu().clone() for name in self.stateful}
+    def state_dicts(self) -> list[dict[str, Any]]:
+        """Of each model, everything that its next step depends on."""
+        parts = {name: self._by_model(getattr(self, name)) for name in self.stateful}
+        places = range(len(self.models))
+        return [{name: part[place] for name, part in parts.items()} for place in places]
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+    def load_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from what `state_dicts` gave."""
         for name in self.stateful:
-            setattr(self, name, state[name].to(self.weights.device))
+            whole = torch.cat([state[name] for state in states])
+            setattr(self, name, whole.to(self.weights.device))
+
+    def _by_model(self, values: Tensor) -> list[Tensor]:
+        """Copies, since a view would keep those of all models."""
+        return [part.clone() for part in values.detach().cpu().split(self.blocks)]
+
+
+def _of_one(function: Callable[..., Any], named: dict[str, Tensor], batch: Batch) -> Any:
+    """A function of one model's tensors, without vmap but as by it."""
+    alone = {name: tensor[0] for name, tensor in named.items()}
+    return function(alone, [part[0] for part in batch])[None]
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
+def _kept(model: nn.Module) -> dict[str, Tensor]:
+    """Weights that are not trained, and buffers, by name."""
+    frozen = {name: w.detach() for name, w in model.named_parameters() if not w.requires_grad}
+    return {**frozen, **dict(model.named_buffers())}
+
+
+@torch.no_grad()
+def _demand_alike(phase: Phase) -> None:
+    """Raise RuntimeError unless each model answers its held-out rows as it does alone."""
+    together = phase.evaluate(phase.weights, phase.held_out)
+    for place, model in enumerate(phase.models):
+        batch = [part[place] for part in phase.held_out.batch]
+        alone = Function(model, phase.wrapped.function)(batch)
+        if phase.held_out.mask is not None:
+            alone = alone * phase.held_out.mask[place]
+        apart = float((together[place] - alone).norm())
+        if not apart <= _APART * max(float(alone.norm()), 1e-300):
+            raise RuntimeError(f"together, {apart:.1g} of a residual would be another")
 
 
 @dataclass(frozen=True)
@@ -181,12 +348,14 @@ class GaussNewton(Phase):
 
     stateful = (*Phase.stateful, "damping", "anchor")
 
-    def __init__(self, model: nn.Module, objective: Objective, fit: Batch, held_out: Batch) -> None:
-        super().__init__(model, objective, fit, held_out)
+    def __init__(
+        self, models: Sequence[nn.Module], objective: Objective, fit: Rows, held_out: Rows
+    ) -> None:
+        super().__init__(models, objective, fit, held_out)
         self.settings = Damping()
-        self.rows = len(fit[0])
-        self.damping = self.weights.new_full((self.blocks,), self.settings.first)
-        self.anchor = self.weights.new_full((self.blocks,), self.settings.anchor * self.rows)
+        self.rows = fit.count.repeat_interleave(self.blocks)
+        self.damping = torch.full_like(self.rows, self.settings.first)
+        self.anchor = self.settings.anchor * self.rows
 
     def step(self) -> None:
         """One accepted step of every block still open."""
@@ -194,35 +363,52 @@ class GaussNewton(Phase):
         with torch.no_grad():
             self._descend(curvature, slope + self.anchor[:, None] * (self.weights - self.start))
         # far below rounding the anchor only costs digits
-        self.anchor = (self.anchor * self.settings.relax).clamp_min(1e-14 * self.rows)
+        self.anchor = torch.maximum(self.anchor * self.settings.relax, 1e-14 * self.rows)
         self.remember()
 
-    def _jacobian(self, batch: Batch) -> Tensor:
-        """Residuals by weights for some rows: (blocks, rows × columns of a block, size)."""
+    @property
+    def _open(self) -> Tensor:
+        """(models × blocks,) whether a block may still gain."""
+        return self.stale < _PATIENCE
 
-        def one_row(weights: Tensor, *row: Tensor) -> Tensor:
-            return self.evaluate(weights, [value[None] for value in row])[0]
+    def _jacobian(self, rows: Rows) -> Tensor:
+        """Residuals by weights: (models × blocks, rows × columns of a block, size)."""
 
-        rows_only = (None, *[0] * len(batch))
-        if self.objective.independent:  # weights of k move column k only: one gradient of the sum
-            per_row = vmap(grad(lambda w, *row: one_row(w, *row).sum()), rows_only)
-            independent: Tensor = per_row(self.weights, *batch)
-            return independent.transpose(0, 1).contiguous()
-        whole: Tensor = vmap(jacrev(one_row), rows_only)(self.weights, *batch)
-        return whole.reshape(1, -1, self.weights.shape[1])
+        def one_row(weights: Tensor, kept: dict[str, Tensor], row: list[Tensor]) -> Tensor:
+            named = dict(zip(self.names, (p[0] for p in self._parts(weights)), strict=True))
+            return self._one({**named, **kept}, [value[None] for value in row])[0]
+
+        def one_sum(*of: Any) -> Tensor:
+            return one_row(*of).sum()
+
+        independent = self.objective.independent  # weights of k move column k only
+        per_row = grad(one_sum) if independent else jacrev(one_row)
+
+        def one_model(named: dict[str, Tensor], batch: list[Tensor]) -> Tensor:
+            kept = {name: part for name, part in named.items() if name != "weights"}
+            by_row: Tensor = vmap(per_row, (None, None, 0))(named["weights"], kept, batch)
+            return by_row
+
+        weights = self.weights.unflatten(0, (-1, self.blocks))
+        whole: Tensor = self._all(one_model)({"weights": weights, **self.kept}, rows.batch)
+        if rows.mask is not None:
+            whole = whole * rows.mask.reshape(*rows.mask.shape[:2], *[1] * (whole.ndim - 2))
+        if independent:
+            return whole.transpose(1, 2).flatten(0, 1).contiguous()
+        return whole.reshape(len(self.weights), -1, self.weights.shape[1])
 
     def _normal_equations(self) -> tuple[Tensor, Tensor]:
-        """J'J (blocks, size, size) and J'r (blocks, size), summed over chunks of rows."""
+        """J'J (models × blocks, size, size) and J'r (…, size), summed over chunks of rows."""
         blocks, size = self.weights.shape
         curvature = self.weights.new_zeros(blocks, size, size)
         slope = torch.zeros_like(self.weights)
-        open_blocks = (self.stale < _PATIENCE).nonzero()[:, 0].tolist()
-        for chunk in zip(*(part.split(_CHUNK) for part in self.fit), strict=True):
-            batch = list(chunk)
+        open_blocks = self._open.nonzero()[:, 0].tolist()
+        for rows in self.fit.chunks(max(_CHUNK // len(self.models), 1)):
             with torch.no_grad():
-                residual = self.evaluate(self.weights, batch)
-            jacobian = self._jacobian(batch).detach()
-            residual = residual.mT if self.objective.independent else residual.reshape(1, -1)
+                residual = self.evaluate(self.weights, rows)
+            jacobian = self._jacobian(rows).detach()
+            residual = residual.mT if self.objective.independent else residual
+            residual = residual.reshape(blocks, -1)
             for block in open_blocks:
                 matrix = jacobian[block]
                 curvature[block].addmm_(matrix.mT, matrix)
@@ -232,14 +418,19 @@ class GaussNewton(Phase):
     def _descend(self, curvature: Tensor, slope: Tensor) -> None:
         """Move each open block by the least damped step found that lowers its loss."""
         scale = curvature.diagonal(dim1=1, dim2=2).mean(1)
-        identity = torch.eye(curvature.shape[1], dtype=curvature.dtype, device=curvature.device)
         before = self._anchored(self.weights)
-        waiting = self.stale < _PATIENCE
+        waiting = self._open
         for _ in range(self.settings.tries):
-            ridge = (self.anchor + self.damping * scale).clamp_min(1e-300)
-            factor, failed = torch.linalg.cholesky_ex(curvature + ridge[:, None, None] * identity)
-            moved = self.weights - torch.cholesky_solve(slope[..., None], factor)[..., 0]
-            accepted = waiting & (failed == 0) & (self._anchored(moved) < before)  # nan is False
+            tried = waiting.nonzero()[:, 0]
+            ridge = (self.anchor + self.damping * scale).clamp_min(1e-300)[tried]
+            damped = curvature[tried]
+            damped.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
+            factor, failed = torch.linalg.cholesky_ex(damped)
+            moved = self.weights.clone()
+            moved[tried] -= torch.cholesky_solve(slope[tried, :, None], factor)[..., 0]
+            accepted = self._anchored(moved) < before  # nan is False
+            accepted[tried] &= failed == 0
+            accepted &= waiting
             self.weights = torch.where(accepted[:, None], moved, self.weights)
             factors = torch.where(accepted, 0.25, torch.where(waiting, 4.0, 1.0))
             self.damping = (self.damping * factors).clamp(1e-15, 1e6)
@@ -248,10 +439,10 @@ class GaussNewton(Phase):
                 return
 
     def _anchored(self, weights: Tensor) -> Tensor:
-        """(blocks,) sum of squares with the anchor's pull."""
-        value = self.evaluate(weights, self.fit).square().sum(0)
-        squares = value if self.objective.independent else value.sum(0, keepdim=True)
-        return squares + self.anchor * (weights - self.start).square().sum(1)
+        """(models × blocks,) sum of squares with the anchor's pull."""
+        value = self.evaluate(weights, self.fit).square().sum(1)
+        squares = value if self.objective.independent else value.sum(1, keepdim=True)
+        return squares.flatten() + self.anchor * (weights - self.start).square().sum(1)
 
 
 class Lbfgs(Phase):
@@ -261,8 +452,10 @@ class Lbfgs(Phase):
     size, not with its square.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, fit: Batch, held_out: Batch) -> None:
-        super().__init__(model, objective, fit, held_out)
+    def __init__(
+        self, models: Sequence[nn.Module], objective: Objective, fit: Rows, held_out: Rows
+    ) -> None:
+        super().__init__(models, objective, fit, held_out)
         self.weights.requires_grad_()
         self.optimizer = torch.optim.LBFGS(
             [self.weights],
@@ -285,21 +478,22 @@ class Lbfgs(Phase):
         self.optimizer.step(closure)
         self.remember()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on."""
-        return super().state_dict() | {"optimizer": copy.deepcopy(self.optimizer.state_dict())}
+    def state_dicts(self) -> list[dict[str, Any]]:
+        """Of the model, everything that its next step depends on."""
+        (state,) = super().state_dicts()
+        return [state | {"optimizer": copy.deepcopy(self.optimizer.state_dict())}]
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+    def load_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from what `state_dicts` gave."""
         weights = self.weights
-        super().load_state_dict(state)
+        super().load_state_dicts(states)
         with torch.no_grad():
             weights.copy_(self.weights)  # in place: the optimiser holds this tensor
         self.weights = weights
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.optimizer.load_state_dict(copy.deepcopy(states[0]["optimizer"]))
 
 
-_METHODS: dict[str, Callable[[nn.Module, Objective, Batch, Batch], Phase]] = {
+_METHODS: dict[str, Callable[[Sequence[nn.Module], Objective, Rows, Rows], Phase]] = {
     "gauss_newton": GaussNewton,
     "lbfgs": Lbfgs,
 }

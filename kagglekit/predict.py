@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -30,6 +31,15 @@ def answers_by_view(
             seen = [
                 view.undo(objective.predict(model, [view.apply(inputs), *rest])) for view in views
             ]
-        answers = torch.stack(seen)
-        half = answers.dtype in (torch.bfloat16, torch.float16)
-        yield (answers.float() if half else answers).cpu()
+        yield readable(torch.stack(seen))
+
+
+def readable(answers: torch.Tensor) -> torch.Tensor:
+    """Answers on the CPU, in a precision that NumPy knows."""
+    half = answers.dtype in (torch.bfloat16, torch.float16)
+    return (answers.float() if half else answers).cpu()
+
+
+def concatenated(batches: Iterable[torch.Tensor]) -> np.ndarray:
+    """(views, rows, ...) from the (views, batch, ...) of each batch."""
+    return torch.cat(list(batches), dim=1).numpy()

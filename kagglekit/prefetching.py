@@ -6,9 +6,10 @@ import gc
 import multiprocessing
 import signal
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from mmap import mmap
 from typing import Any
@@ -75,7 +76,8 @@ class Stream:
         for number in range(first, self.schedule.batches):
             if self.next != (epoch, number):
                 self.positions.start(epoch, number)
-                self.coming = iter(self.source)
+                with _deaths_told_later():
+                    self.coming = iter(self.source)
                 if self.slots is not None:
                     self.slots.pin(self.carry.device)
             self.next = None  # unless this batch comes
@@ -260,6 +262,27 @@ def _serve(worker: int) -> None:
     gc.freeze()  # what was inherited is the main process's to clean up, not this one's
     if "cv2" in sys.modules:  # or each worker would start a thread for each core
         sys.modules["cv2"].setNumThreads(1)
+
+
+@contextmanager
+def _deaths_told_later() -> Iterator[None]:
+    """The context in which workers are begun, undisturbed by the death of others.
+
+    torch's handler raises wherever the main thread is; an iterator that is but half made would then
+    complain of itself once it is collected, below the sentence about the worker.
+    """
+    handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told: list[int] = []
+    signal.signal(signal.SIGCHLD, lambda number, frame: told.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+    if told:
+        handler(signal.SIGCHLD, None)
 
 
 class _Carrier:

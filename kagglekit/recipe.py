@@ -31,7 +31,17 @@ def unrecorded(epoch: int, answers: np.ndarray | None = None, **figures: float) 
     return None
 
 
-def _unnoticed() -> None:
+class Done(Protocol):
+    """Is told that a member is done."""
+
+    def __call__(self, *others: Member) -> None:
+        """All that was learned is in the member's folder, and that of `others` in theirs.
+
+        They are answered at once, together where the recipe can do that.
+        """
+
+
+def _unnoticed(*others: Member) -> None:
     """Nobody waits for the end of a member."""
 
 
@@ -50,7 +60,7 @@ class Member:
     dependence: Dependence = INDEPENDENT  # of the rows of `train`
     record: Record = unrecorded
     stamp: Stamp = field(default_factory=Stamp)  # what checkpoints are begun with
-    done: Callable[[], None] = _unnoticed
+    done: Done = _unnoticed
     """To be called once all that was learned is in `folder`: the member is then answered at once,
     and safe before the next one begins."""
 
@@ -61,7 +71,9 @@ class Recipe(Protocol):
     `fit` gets all members of a run that are not finished yet, which share the folder that theirs
     are in, so that it may train together what it is given; it leaves in `member.folder` all that
     `restore` needs, as safetensors, npz or JSON. A member whose numbers burst stops alone: see
-    `one_by_one`. `before` of `restore` are the predictors of `needs` for the same member.
+    `one_by_one`. `before` of `restore` are the predictors of `needs` for the same member. A recipe
+    may have `together(predictors)` besides, as `Network` has, to let members answer at once that
+    were done at once.
     """
 
     @property

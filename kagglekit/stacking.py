@@ -26,7 +26,7 @@ from .randomness import generator, seed_all
 
 _FEW_ROWS = 32  # of a batch, on which models are compared in double precision
 # Largest difference of losses and of whole gradients, relative, between a model stacked and alone.
-_TOLERANCE = {"fp64": 1e-6, "fp32": 1e-2, "bf16": 0.3, "fp16": 0.3}
+TOLERANCE = {"fp64": 1e-6, "fp32": 1e-2, "bf16": 0.3, "fp16": 0.3}
 Generators = Sequence[torch.Generator]  # of what each model draws in a pass: dropout
 
 
@@ -89,13 +89,13 @@ class Stack:
 
         Every part of `batch` leads with an axis of models.
         """
-        recorded = self._pass(batch)
-        noise = [torch.stack([draw(source) for source in generators]) for draw in recorded.draws]
-        losses, *gradients = self._run(recorded, [*noise, *leaves(batch)])
+        made = self._pass(batch)
+        noise = [torch.stack([draw(source) for source in generators]) for draw in made.draws]
+        losses, *gradients = self._run(made, [*noise, *leaves(batch)])
         if self.config.accumulate > 1 and capture.possible(self.device):
             gradients = [gradient.clone() for gradient in gradients]  # a replay overwrites them
         found = iter(gradients)
-        for weight, reaches in zip(self.weights, recorded.reached, strict=True):
+        for weight, reaches in zip(self.weights, made.reached, strict=True):
             if reaches:
                 gradient = next(found)
                 weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
@@ -106,14 +106,14 @@ class Stack:
         """What a pass takes of the stack itself: weights, and what is not trained."""
         return [*map(_data, self.weights), *map(_data, _kept(self.module).values())]
 
-    def _run(self, recorded: Pass, given: list[Tensor]) -> list[Tensor]:
+    def _run(self, made: Pass, given: list[Tensor]) -> list[Tensor]:
         """Losses and gradients of the pass on this stack, which on a GPU is captured first."""
         own = self._own
-        run: capture.Run = self._captured.get(id(recorded)) or partial(_on, recorded, own)
+        run: capture.Run = self._captured.get(id(made)) or partial(_on, made, own)
         replayed = capture.possible(self.device) and self.records
-        if replayed and id(recorded) not in self._captured:
+        if replayed and id(made) not in self._captured:
             changed = own[len(self.weights) :]
-            run = self._captured[id(recorded)] = capture.captured(run, given, changed)
+            run = self._captured[id(made)] = capture.captured(run, given, changed)
         losses, *gradients = run(given)
         return [losses.clone() if replayed else losses, *gradients]
 
@@ -133,9 +133,6 @@ class Stack:
         return self.passes[key]
 
     def _recorded(self, batch: Batch, draws: list[Draw]) -> Pass:
-        from torch.fx.experimental.proxy_tensor import make_fx
-        from torch.fx.graph import CodeGen
-
         reached: list[bool] = []
 
         def one_pass(*inputs: Tensor) -> list[Tensor]:
@@ -155,10 +152,7 @@ class Stack:
         generators = [torch.Generator(self.device) for _ in self.models]
         noise = [torch.stack([draw(source) for source in generators]) for draw in draws]
         inputs = [part.clone() for part in (*self._own, *noise, *leaves(batch))]
-        recorded = _refusing(make_fx(with_weights))(*inputs)
-        recorded.graph.set_codegen(CodeGen())  # inputs one by one: unpacking them takes longer
-        recorded.recompile()
-        forward = recorded.forward
+        forward = recorded(with_weights, inputs)
         if self.config.compile == "on":
             forward = devices.compiled(forward, dynamic=False)
         return Pass(torch.no_grad()(forward), draws, reached)
@@ -196,12 +190,12 @@ class Stack:
         """
         config, few = self.config, [part[:, :_FEW_ROWS] for part in leaves(batch)]
         doubled = [copy.deepcopy(model).double() for model in self.models]
-        exact = Stack(doubled, self.objective, _in_single(config), records=False)
+        exact = Stack(doubled, self.objective, in_single(config), records=False)
         try:
-            exact._compare(rebuilt(batch, [_double(part) for part in few]), seeds, "fp64")
+            exact._compare(rebuilt(batch, [in_double(part) for part in few]), seeds, "fp64")
         except (RuntimeError, TypeError):  # single precision in the model's code; Apple's GPUs
             single = list(map(copy.deepcopy, self.models))
-            exact = Stack(single, self.objective, _in_single(config), records=False)
+            exact = Stack(single, self.objective, in_single(config), records=False)
             exact._compare(rebuilt(batch, few), seeds, "fp32")
         self._compare(batch, seeds, config.precision)
 
@@ -216,7 +210,7 @@ class Stack:
             alone.append((loss.detach(), twin))
         generators = [generator(self.device, seed) for seed in seeds]
         losses = self.backward(batch, generators)
-        most = _TOLERANCE[precision]
+        most = TOLERANCE[precision]
         for place, (loss, twin) in enumerate(alone):
             pairs = list(zip(self.weights, _trained(twin), strict=True))
             if any((stack.grad is None) != (weight.grad is None) for stack, weight in pairs):
@@ -229,7 +223,7 @@ class Stack:
                 "buffers": ([b[place] for b in self.module.buffers()], list(twin.buffers())),
             }
             for what, (found, expected) in checks.items():
-                error = _distance(found, expected)
+                error = distance(found, expected)
                 if not error <= most:
                     raise Unstackable(
                         f"stacked, its {what} would be another ({error:.1g} of it, {precision})"
@@ -404,25 +398,26 @@ def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in module.parameters() if weight.requires_grad]
 
 
-def _on(recorded: Pass, own: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
+def _on(made: Pass, own: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
     """The pass on a stack's own tensors."""
-    return recorded.run(*own, *given)
+    return made.run(*own, *given)
 
 
 def _data(tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
-def _double(tensor: Tensor) -> Tensor:
+def in_double(tensor: Tensor) -> Tensor:
+    """A tensor in double precision; numbers that are whole as they are."""
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _in_single(config: NetworkConfig) -> NetworkConfig:
+def in_single(config: NetworkConfig) -> NetworkConfig:
     """The knobs of a pass without autocast or compiling."""
     return replace(config, precision="fp32", compile="off")
 
 
-def _distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """How far tensors are from those expected, as a share of these."""
     apart = [float((a.double() - b.double()).norm()) for a, b in zip(found, expected, strict=True)]
     size = float(np.linalg.norm([float(tensor.double().norm()) for tensor in expected]))
@@ -453,6 +448,21 @@ def _remembered(model: nn.Module) -> list[Any]:
         }
         for module in model.modules()
     ]
+
+
+def recorded(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """A function of tensors as a plain list of operations, for tensors of these shapes.
+
+    Raises Unstackable for one that cannot be recorded.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.graph import CodeGen
+
+    made = _refusing(make_fx(function))(*inputs)
+    made.graph.set_codegen(CodeGen())  # inputs one by one: unpacking them takes longer
+    made.recompile()
+    forward: Callable[..., Any] = made.forward
+    return forward
 
 
 def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -24,12 +25,15 @@ from .loading import Batch, Loader
 from .objectives import Losses, Objective, leaves, rebuilt
 from .optimizers import Groups, Optimizers, decay_matrices, learning_rate
 from .pace import Pace
-from .polish import demand_polishable, polish
+from .polish import Case, demand_polishable, polish
+from .predict import answers_by_view, concatenated
 from .randomness import derive, generator, seed_all
 from .stamps import Stamp
+from .views import original
 
 Learn = Callable[[Batch, bool], list[Tensor]]  # (batch, whether to step) -> its losses
-AfterEpoch = Callable[[nn.Module, int, Mapping[str, float]], None]
+# (epoch, its answers to `Plan.scored` if they were asked, figures)
+AfterEpoch = Callable[[int, np.ndarray | None, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,13 @@ class Plan:
     seed: int
     checkpoint: Path
     watched: Loader | None = None  # rows held out of training, for `patience` and `polish`
+    scored: Loader | None = None  # rows of the held-out fold: for the screen and the history only
     groups: Groups = decay_matrices
     stamp: Stamp = field(default_factory=Stamp)  # what a checkpoint must have been begun with
     compiled: bool = False
     multiplications: float = math.inf  # of the model on a batch, about
     beside: bool = False  # others that train in this process: the global generators are not its
-    after_epoch: AfterEpoch = lambda model, epoch, figures: None
+    after_epoch: AfterEpoch = lambda epoch, answers, figures: None
 
     @property
     def epochs(self) -> int:
@@ -65,6 +70,16 @@ class Plan:
     def steps_after(self, batch: int) -> bool:
         """Whether the optimisers step after batch number `batch` (from 1) of an epoch."""
         return batch % self.config.accumulate == 0 or batch == len(self.loader)
+
+    @property
+    def watches(self) -> bool:
+        """Whether the loss on the watched rows is asked for after every epoch."""
+        return self.watched is not None and self.config.patience > 0
+
+    def scores(self, epoch: int) -> bool:
+        """Whether the held-out fold is answered after so many epochs."""
+        every = self.config.score_every
+        return self.scored is not None and every > 0 and epoch % every == 0
 
     def rate(self, epoch: int, batch: int) -> float:
         """Share of the peak learning rate in the step that batch number `batch` ends."""
@@ -267,7 +282,7 @@ def _phases(loop: _Alone) -> None:
     if state.best and not state.polished:
         state.answering.load_state_dict(state.best)
     if plan.config.polish:
-        polish_answering(plan, state, loop.stepped)
+        polish_answering([(plan, state)], loop.stepped)
 
 
 def demand_possible(plan: Plan) -> None:
@@ -278,17 +293,14 @@ def demand_possible(plan: Plan) -> None:
         demand_polishable(plan.objective, plan.config)
 
 
-def polish_answering(plan: Plan, state: State, stepped: Callable[[], None]) -> None:
-    """The second-order phase of a member, or what is left of it."""
-    assert plan.watched is not None
-    polish(
-        state.answering,
-        plan.objective,
-        (plan.loader, plan.watched),
-        plan.config,
-        state.polished,
-        stepped,
-    )
+def polish_answering(some: Sequence[tuple[Plan, State]], stepped: Callable[[], None]) -> None:
+    """The second-order phase of members of one kind, or what is left of it."""
+    cases = []
+    for plan, state in some:
+        assert plan.watched is not None
+        cases.append(Case(state.answering, (plan.loader, plan.watched), state.polished))
+    plan = some[0][0]
+    polish(cases, plan.objective, plan.config, stepped)
 
 
 def start(plan: Plan) -> State:
@@ -334,12 +346,21 @@ def _epoch(loop: _Alone, step: Learn) -> None:
     rows = (state.batch - batches_before) * plan.loader.batch_size
     watch(plan, state)
     # noted before it counts as done: killed in between, it is noted again, not left out
-    plan.after_epoch(
-        state.answering, state.epoch + 1, figures(plan, loss, rows / max(seconds, 1e-9))
-    )
+    figured = figures(plan, loss, rows / max(seconds, 1e-9))
+    plan.after_epoch(state.epoch + 1, scored_answers(plan, state), figured)
     with signals.deferred():
         state.close(loss)
         loop.stepped()
+
+
+def scored_answers(plan: Plan, state: State) -> np.ndarray | None:
+    """(rows, outputs) answers to the held-out fold, after an epoch that asks for them."""
+    if plan.scored is None or not plan.scores(state.epoch + 1):
+        return None
+    answers: np.ndarray = concatenated(
+        answers_by_view(state.answering, plan.objective, plan.scored, (original,))
+    )[0]
+    return answers
 
 
 def epoch_seed(plan: Plan, epoch: int) -> int:
@@ -515,9 +536,13 @@ def _by_part(objective: Objective, losses: Losses) -> Mapping[str, Tensor | Call
 
 def watch(plan: Plan, state: State) -> None:
     """Note the loss on the rows held out of training, and the weights where it is the best yet."""
-    if plan.watched is None or not plan.config.patience:
-        return
-    loss = _mean_loss(state.answering, plan.objective, plan.watched, plan.config)
+    if plan.watches and plan.watched is not None:
+        loss = _mean_loss(state.answering, plan.objective, plan.watched, plan.config)
+        note_watched(state, loss)
+
+
+def note_watched(state: State, loss: float) -> None:
+    """Note that loss on the watched rows, and the weights where it is the best yet."""
     if loss < state.best_loss:
         weights = state.answering.state_dict()
         with signals.deferred():

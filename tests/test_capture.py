@@ -7,14 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kagglekit import capture
+from kagglekit import capture, ensemble, views
 from kagglekit.augment import affine
+from kagglekit.data import Task
+from kagglekit.loading import Loader
+from kagglekit.objectives import multiclass
+from kagglekit.predict import answers_by_view
 from tests.engine import (
     classifier,
+    convolution,
     numbers,
     on_one_thread,  # noqa: F401
     pictures,
@@ -75,6 +81,39 @@ def test_what_is_replayed_learns_what_is_not(
     without = members(data, tmp_path / "without")
     recipe.fit(without, config)
     assert files_of(with_graphs) == files_of(without)
+
+
+@pytest.mark.usefixtures("replayed")
+def test_replayed_members_answer_with_all_views_as_those_that_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A replay overwrites the answers to the view before."""
+    monkeypatch.setattr(ensemble, "_OFTEN", 1)
+    _demand_replayed_right(torch.device("cpu"), near=1e-6)
+    assert Replay.made == 2  # whole batches, and what is left at the end
+
+
+def _demand_replayed_right(device: torch.device, near: float) -> None:
+    config, task = settings(), Task((1, 8, 8), 3)
+    models = [convolution(config, task).to(device).eval() for _ in range(3)]
+    parts = [pictures().split(np.arange(rows), "valid").tensors() for rows in (40, 40, 20)]
+    loaders = [Loader(part, config, device, 0, training=False) for part in parts]
+    seen = (views.original, views.mirrored, views.flipped)
+    predict = multiclass(config).predict
+    alone = [torch.cat(list(answers_by_view(model, multiclass(config), loader, seen)), 1)
+             for model, loader in zip(models, loaders, strict=True)]  # fmt: skip
+    joint = ensemble.Ensemble.of(models, predict, config)
+    found = [torch.cat(own, 1) for own in zip(*joint.answers(loaders, seen), strict=True)]
+    for own, wanted in zip(found, alone, strict=True):
+        torch.testing.assert_close(own, wanted, rtol=near, atol=near)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_members_answer_together_on_a_gpu_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for often in (1, 1000):
+        monkeypatch.setattr(ensemble, "_OFTEN", often)
+        _demand_replayed_right(torch.device("cuda"), near=0.02)  # TensorFloat-32
 
 
 def doubled(given: Sequence[Tensor]) -> list[Tensor]:

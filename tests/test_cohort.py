@@ -200,22 +200,38 @@ def test_batch_statistics_of_a_cohort_survive_a_kill(tmp_path: Path) -> None:
     assert files_of(broken) == files_of(whole)
 
 
-def test_a_member_that_has_answered_is_no_more_asked_for_and_the_others_end_alike(
-    tmp_path: Path,
+def test_members_that_are_kept_wait_for_the_others_of_their_stack_and_all_end_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, recipe = settings(engine="stacked", polish=2, holdout=0.2), regressor()
     whole, broken = members(numbers(), tmp_path / "a"), members(numbers(), tmp_path / "b")
     recipe.fit(whole, config)
+    asked: list[list[str]] = []
 
-    def die() -> None:
-        raise KilledError
+    def listed(member: Member) -> Member:
+        def done(*others: Member) -> None:
+            asked.append([one.name for one in (member, *others)])
 
-    with pytest.raises(KilledError):
-        recipe.fit([broken[0], replace(broken[1], done=die), broken[2]], config)
-    assert not (broken[2].folder / "weights.safetensors").exists()
-    recipe.fit(broken[1:], config)
+        return replace(member, done=done)
+
+    keep = Network._keep
+
+    def die_before_the_last(*given: Any) -> None:
+        if given[1].name == broken[2].name:
+            raise KilledError
+        keep(*given)
+
+    with monkeypatch.context() as context:
+        context.setattr(Network, "_keep", die_before_the_last)
+        with pytest.raises(KilledError):
+            recipe.fit(list(map(listed, broken)), config)
+    assert not asked
+    recipe.fit(list(map(listed, broken)), config)
+    assert asked == [[member.name for member in broken]]
     assert files_of(broken) == files_of(whole)
     assert not list((tmp_path / "b").glob("*.bin"))
+    recipe.fit(list(map(listed, broken[1:])), config)  # killed before these were answered
+    assert asked[1:] == [[member.name for member in broken[1:]]]
 
 
 @pytest.mark.parametrize("place", ["step", "scoring"])

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kagglekit import signals
-from kagglekit.gather import gather
+from kagglekit.gather import Abreast, gather, gather_abreast
 
 ANSWERS = np.arange(2 * 25 * 3.0).reshape(2, 25, 3)
 Batches = Callable[[int], Iterator[np.ndarray]]
@@ -76,3 +76,41 @@ def test_damaged_answers_are_asked_again(
     np.testing.assert_array_equal(gather(batches(asked), 25, path, 0), ANSWERS)
     assert asked == list(range(5))
     assert str(path) in caplog.text
+
+
+# --- several members ----------------------------------------------------------------------------
+
+OTHERS = -ANSWERS[:, :23]  # the last batch has fewer rows
+
+
+def abreast(asked: list[int], fatal: int | None = None) -> Abreast:
+    def ask(first: int) -> Iterator[Sequence[np.ndarray]]:
+        for number, batch in enumerate(batches(asked, fatal)(first), start=first):
+            yield [batch, OTHERS[:, 5 * number : 5 * number + 5]]
+
+    return ask
+
+
+@pytest.mark.parametrize("fatal", range(5))
+def test_members_that_are_asked_together_go_on_together(fatal: int, tmp_path: Path) -> None:
+    rows, asked = {tmp_path / "a.npz": 25, tmp_path / "b.npz": 23}, list[int]()
+    with pytest.raises(KilledError):
+        gather_abreast(abreast(asked, fatal), rows, 0)
+    for _ in range(2):  # what is whole is not asked again
+        found = gather_abreast(abreast(asked), rows, 0)
+        np.testing.assert_array_equal(found[0], ANSWERS)
+        np.testing.assert_array_equal(found[1], OTHERS)
+    assert asked == list(range(5))
+    # and each is known when it is asked for alone
+    np.testing.assert_array_equal(gather(batches(asked), 23, tmp_path / "b.npz", 0), OTHERS)
+    assert asked == list(range(5))
+
+
+def test_what_one_of_them_lacks_is_asked_again_of_all(tmp_path: Path) -> None:
+    rows, asked = {tmp_path / "a.npz": 25, tmp_path / "b.npz": 23}, list[int]()
+    gather_abreast(abreast(asked), rows, 0)
+    (tmp_path / "b.npz").unlink()
+    found = gather_abreast(abreast(asked), rows, 0)
+    assert asked == [*range(5), *range(5)]
+    np.testing.assert_array_equal(found[0], ANSWERS)
+    np.testing.assert_array_equal(found[1], OTHERS)

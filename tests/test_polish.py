@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from kagglekit import polish as second_order
+from kagglekit.config import NetworkConfig
+from kagglekit.data import Task
 from kagglekit.function_network import FunctionConfig, FunctionNetwork, function_fitting
 from kagglekit.loading import Loader
 from kagglekit.network import hold_out
 from kagglekit.objectives import Objective, multiclass, regression
-from kagglekit.polish import polish
+from kagglekit.polish import Case
 from tests.engine import (
     CPU,
     answers,
@@ -37,6 +40,17 @@ def loaders(rows: int = 96, noise: float = 0.0, outputs: int = 2) -> tuple[Loade
     parts = hold_out(data.split(np.arange(rows), "train"), 0.25, 0)
     fit, held_out = (Loader(part.tensors(), settings(), CPU, 0, False) for part in parts)
     return fit, held_out
+
+
+def polish(
+    model: nn.Module,
+    objective: Objective,
+    pair: tuple[Loader, Loader],
+    config: NetworkConfig,
+    progress: dict[str, Any],
+    stepped: Callable[[], None],
+) -> None:
+    second_order.polish([Case(model, pair, progress)], objective, config, stepped)
 
 
 def small() -> nn.Module:
@@ -135,6 +149,116 @@ def test_each_output_of_independent_networks_is_polished_by_itself(method: str) 
 
 def member_split(data: Any) -> Any:
     return data.split(np.arange(len(data.train)), "train")
+
+
+# --- several models -----------------------------------------------------------------------------
+
+
+class Scaled(nn.Module):
+    """Its scale is a plain number: one that is stacked with others would have that of the first."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.inside, self.scale = small(), scale
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.scale * self.inside(inputs)
+
+
+def function_network(seed: int) -> nn.Module:
+    config = FunctionConfig(sines=3, tanhs=4, second_sines=2, second_tanhs=3, copies=2)
+    torch.manual_seed(seed)
+    network = FunctionNetwork(config, Task((3,), 2))
+    inputs, target = loaders()[0].dataset.tensors  # type: ignore[attr-defined]
+    network.fit_scales(inputs.double(), target.double())
+    return network
+
+
+def dense(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 2))
+
+
+KINDS: dict[str, tuple[Callable[[int], nn.Module], Callable[[Any], Objective]]] = {
+    "function networks": (function_network, function_fitting),
+    "one network for all outputs": (dense, regression),
+}
+
+
+def several(build: Callable[[int], nn.Module]) -> list[Case]:
+    """Three models, each with rows of its own, and of another number."""
+    return [
+        Case(build(seed), loaders(rows, noise=0.1), {}) for seed, rows in enumerate((96, 93, 80))
+    ]
+
+
+def answered(cases: Sequence[Case]) -> list[torch.Tensor]:
+    (inputs, _) = next(loaders(200)[0].batches(0))
+    with torch.no_grad():
+        return [case.model.double().eval()(inputs.double()) for case in cases]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_polished_together_answer_as_each_does_alone(kind: str, method: str) -> None:
+    build, objective = KINDS[kind]
+    config = settings(polish=12, polish_method=method)
+    cases, alone = several(build), several(build)
+    before = answered(several(build))
+    second_order.polish(cases, objective(config), config, lambda: None)
+    for case in alone:
+        second_order.polish([case], objective(config), config, lambda: None)
+    for found, wanted, start in zip(answered(cases), answered(alone), before, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+        assert float((wanted - start).abs().max()) > 0.01
+
+
+def test_models_polished_together_are_the_same_to_the_bit_after_a_stop() -> None:
+    config = settings(polish=6, polish_method="gauss_newton")
+    cases, halves = several(function_network), several(function_network)
+    second_order.polish(cases, function_fitting(config), config, lambda: None)
+
+    class StopError(Exception):
+        pass
+
+    def stop() -> None:
+        if halves[0].progress["steps"] == 3:
+            raise StopError
+
+    with pytest.raises(StopError):
+        second_order.polish(halves, function_fitting(config), config, stop)
+    assert [case.progress["steps"] for case in halves] == [3, 3, 3]
+    again = [Case(new.model, new.loaders, old.progress)
+             for new, old in zip(several(function_network), halves, strict=True)]  # fmt: skip
+    second_order.polish(again, function_fitting(config), config, lambda: None)
+    for found, wanted in zip(answered(again), answered(cases), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_only_as_many_are_polished_at_once_as_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, sizes = settings(polish=2, polish_method="gauss_newton"), list[int]()
+    size = sum(weight.numel() for weight in small().parameters())
+    monkeypatch.setitem(second_order._CURVATURE, "cpu", 2 * 8 * size**2)
+    step = second_order.GaussNewton.step
+    monkeypatch.setattr(
+        second_order.GaussNewton,
+        "step",
+        lambda phase: (sizes.append(len(phase.models)), step(phase)),
+    )
+    cases = several(lambda seed: small())
+    second_order.polish(cases, regression(config), config, lambda: None)
+    assert sizes == [2, 2, 1, 1]
+
+
+def test_models_that_are_no_batch_are_polished_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    config = settings(polish=3, polish_method="gauss_newton")
+    cases, alone = (several(lambda seed: Scaled(1.0 + seed)) for _ in range(2))
+    second_order.polish(cases, regression(config), config, lambda: None)
+    assert "polishes its members one by one" in caplog.text
+    for case in alone:
+        second_order.polish([case], regression(config), config, lambda: None)
+    for found, wanted in zip(answered(cases), answered(alone), strict=True):
+        assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import signal
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -140,3 +142,30 @@ def test_workers_end_at_once_after_a_fault() -> None:
         assert not any(worker.is_running() for worker in workers)
     finally:
         gc.enable()
+
+
+def test_the_death_of_another_worker_is_told_once_the_new_ones_are_there() -> None:
+    """Raised amid their beginning, it would leave an iterator that complains of itself later."""
+    streamed = stream(Photographs())
+    order, told = streamed.schedule.order, []
+
+    def dying(number: int, frame: Any) -> None:
+        told.append(streamed.coming)
+        raise RuntimeError("worker (pid 1) is killed by signal: Killed.")
+
+    def while_beginning(epoch: int) -> Tensor:
+        if not told:
+            signal.raise_signal(signal.SIGCHLD)
+        return order(epoch)
+
+    streamed.positions.schedule = replace(streamed.schedule, order=while_beginning)
+    usual = signal.signal(signal.SIGCHLD, dying)
+    try:
+        with pytest.raises(RuntimeError, match="is killed"):
+            next(streamed.batches(0, 0))
+        assert told == [streamed.coming]
+        assert hasattr(streamed.coming, "_workers_status")  # the last thing that it is given
+        assert signal.getsignal(signal.SIGCHLD) is dying
+    finally:
+        signal.signal(signal.SIGCHLD, usual)
+    assert torch.equal(torch.cat([batch[1] for batch in streamed.batches(0, 0)]), order(0))

@@ -351,8 +351,9 @@ def test_patience_stops_early_and_the_best_epoch_answers(
     monkeypatch.setattr(train, "_mean_loss", lambda *given: next(losses))
     snapshots = []
 
-    def note(model: nn.Module, epoch: int, figures: Any) -> None:
-        snapshots.append({n: w.detach().clone() for n, w in model.state_dict().items()})
+    def note(epoch: int, answers: Any, figures: Any) -> None:
+        state = stopping.model.state_dict()
+        snapshots.append({n: w.detach().clone() for n, w in state.items()})
 
     stopping = plan(tmp_path, epochs=20, patience=3)
     object.__setattr__(stopping, "after_epoch", note)
