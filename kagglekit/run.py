@@ -114,6 +114,8 @@ class Run:
     | engine.json | which members were trained together, and why |
     | views.json | with `views=auto`: which views are kept, for the test and for each fold |
     | fold0-seed0/ | a member: what it learned, `answers.npz` when it is finished |
+    | fold0-seed0/test-views.npy | with `views=auto`: its test answers view by view, for the |
+    | | choice that folds or seeds added later make anew, and for who compares or blends the run |
     | oof.npy, covered.npy | one answer a training row, and which rows have one |
     | target.npy | the targets of the training rows, for decisions that learn from OOF answers |
     | test.npy | one answer a test row |

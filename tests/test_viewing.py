@@ -129,6 +129,11 @@ def test_a_rotated_six_is_caught_by_its_own_numbers(
     assert typed(capsys, "train", "digits", "views=auto")["cv"] == chosen["cv"]
     assert kept.read_bytes() == told
 
+    # what more seeds would choose from anew is needed for as long as the run is
+    (Path(chosen["folder"]) / "fold0-seed0/test-views.npy").unlink()
+    assert main(["compare", "digits", chosen["run"], every["run"]]) == 2
+    assert "fold0-seed0/test-views.npy" in capsys.readouterr().err
+
 
 def judged() -> Any:
     return replace(competition(decision=most_probable), metric=metrics.accuracy)
