@@ -161,10 +161,11 @@ def costs(options: argparse.Namespace) -> None:
         "the same by albumentations": lambda: alike(image, next(seeds)),
         "its share of making a batch": lambda: default_collate(items),
     }
-    print("\n| one image, least of 5 | µs |\n|---|---|")
-    for name, call in parts.items():
+    print("\n| one image, least of 9 in turn | µs |\n|---|---|")
+    rounds = [[_seconds(call) for call in parts.values()] for _ in range(10)]  # the first warms up
+    for name, least in zip(parts, np.min(rounds[1:], axis=0), strict=True):
         share = options.batch if "batch" in name else 1
-        print(f"| {name} | {1e6 * _least(call) / share:,.0f} |", flush=True)
+        print(f"| {name} | {1e6 * least / share:,.0f} |", flush=True)
 
 
 def by_albumentations(side: int) -> ImageAugment:
@@ -183,15 +184,11 @@ def _pixels(data: ImageFiles) -> object:
     return data._images.pixels[0]
 
 
-def _least(call: Callable[[], object], count: int = 50) -> float:
-    call()
-    found = []
-    for _ in range(5):
-        began = time.perf_counter()
-        for _ in range(count):
-            call()
-        found.append((time.perf_counter() - began) / count)
-    return min(found)
+def _seconds(call: Callable[[], object], count: int = 50) -> float:
+    began = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - began) / count
 
 
 def training(options: argparse.Namespace) -> None:
