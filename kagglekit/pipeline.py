@@ -533,6 +533,8 @@ class _Fitting:
     def answer(self, *members: Member) -> None:
         """Let fitted members answer, those that have not done so."""
         waiting = [one for one in members if Key.parse(one.name) not in self.answered]
+        if not waiting:
+            return
         began = self.ended.get(threading.get_ident(), self.started)
         go_on("predict")
         self.job.ask.together(waiting)
