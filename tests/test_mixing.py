@@ -225,7 +225,7 @@ def moody(seed: int, folds: int, rows: int = 600) -> tuple[Task, np.ndarray]:
 
 @pytest.mark.parametrize("folds", [2, 5])
 def test_no_mix_is_chosen_that_suits_one_model_and_not_the_next(folds: int) -> None:
-    for seed in range(3):
+    for seed in range(2, 6):
         task, fold = moody(seed, folds)
         right = []
         for number in range(folds):
@@ -253,7 +253,7 @@ def test_a_method_that_beats_the_mean_by_noise_alone_is_not_taken() -> None:
         alike = target + 0.1 * RNG(seed + 100).standard_normal((3, 80, 1))
         task = Task(alike, target, Judge(metrics.rmse), bags=2, rounds=5)
         methods.append(str(mixing.fit(task)["method"]))
-    assert methods.count("mean") >= 14
+    assert methods.count("mean") >= 18
 
 
 def test_ranks_are_tried_where_the_order_of_answers_is_all_that_counts() -> None:
