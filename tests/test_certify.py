@@ -71,7 +71,10 @@ competition = Competition(
         "streamed": network(
             lambda split, config: Noisy(split), data="streamed", workers=2, checkpoint_seconds=0
         ),
-        "mixed": network(precision="bf16", data="resident", ema=0.9, checkpoint_seconds=0),
+        "mixed": network(
+            precision="bf16", data="resident", ema=0.9, mixup=0.2, accumulate=2,
+            checkpoint_seconds=0,
+        ),
         "newton": network(
             polish=3, polish_method="gauss_newton", final="refit", epochs=2, checkpoint_seconds=0
         ),
@@ -86,6 +89,8 @@ competition = Competition(
     },
 )
 '''
+
+STAGES = ("load", "train", "save", "predict", "write")
 
 FAULTY = """
 import os
@@ -154,16 +159,16 @@ def typed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any
 def test_networks_killed_in_every_stage_end_with_the_bytes_of_an_unbroken_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Streamed with workers, resident, fp32, bf16, both polishes, a refit: in one command."""
+    """One by one: streamed with workers, resident, fp32, bf16, both polishes, a refit."""
     code, certificate = typed(
-        capsys, "certify", "networks", "everything", "--rows", "40", "--kills", "24"
+        capsys, "certify", "networks", "everything", "--rows", "40", "--kills", "15"
     )
     assert (code, certificate["differences"]) == (0, [])
     assert certificate["equal"] is True
-    assert certificate["kills"]["done"] >= 24
+    assert certificate["kills"]["done"] >= 15
     hits = certificate["hits"]
     assert sum(hits.values()) == certificate["kills"]["done"]
-    assert all(hits[stage] >= 4 for stage in ("load", "train", "save", "predict", "write")), hits
+    assert all(hits[stage] >= 3 for stage in STAGES), hits
     assert certificate["finished"] >= 1
     assert certificate["command"] == ("kagglekit train networks everything --rows 40 --json")
 
@@ -181,15 +186,15 @@ def test_networks_killed_in_every_stage_end_with_the_bytes_of_an_unbroken_run(
         runs.find(folders.runs(), "networks", run)
 
 
-@pytest.mark.parametrize("engine", ["stacked", "streams", "solo"])
+@pytest.mark.parametrize("engine", ["stacked", "streams"])
 def test_a_cohort_killed_in_every_stage_ends_with_the_bytes_of_an_unbroken_run(
     engine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, certificate = typed(
-        capsys, "certify", "networks", "cohort", f"engine={engine}", "--rows", "60", "--kills", "8"
+        capsys, "certify", "networks", "cohort", f"engine={engine}", "--rows", "60", "--kills", "5"
     )
     assert (code, certificate["differences"]) == (0, [])
-    assert certificate["kills"]["done"] >= 8
+    assert all(certificate["hits"][stage] for stage in STAGES), certificate["hits"]
     told = json.loads((Path(certificate["folder"]) / "engine.json").read_text())
     assert {choice["engine"] for choice in told["cohorts"]} == {engine}, told
     assert sum(len(choice["members"]) for choice in told["cohorts"]) == 2

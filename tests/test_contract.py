@@ -92,7 +92,7 @@ def left_behind() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("name", "recipe"), PAIRS)
-def test_a_recipe_goes_from_raw_files_to_a_submission(
+def test_a_recipe_goes_from_raw_files_to_a_submission_and_anew_to_the_same_bytes(
     name: str,
     recipe: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -127,22 +127,15 @@ def test_a_recipe_goes_from_raw_files_to_a_submission(
     assert main(typed) == 0
     assert again.read_bytes() == csv.read_bytes()
 
-
-@pytest.mark.parametrize(("name", "recipe"), PAIRS)
-def test_a_recipe_trained_anew_leaves_the_same_bytes(
-    name: str,
-    recipe: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    prepared(name, monkeypatch)
-    first = train(capsys, name, recipe, "--folds", "1")
-    files = [Path(first["folder"]) / "oof.npy", Path(first["submission"])]
-    before = [path.read_bytes() for path in files]
-    second = train(capsys, name, recipe, "--folds", "1", "--fresh")
-    assert second["trained"] is True
-    assert second["run"] == first["run"]
-    assert [path.read_bytes() for path in files] == before
+    # anew, and alone: neither the first training nor the other fold may have left a trace
+    (path,) = run.folder.glob("fold1-seed0/answers.npz")
+    first, oof = path.read_bytes(), np.load(run.folder / "oof.npy")
+    anew = train(capsys, name, recipe, "--folds", "1", "--fresh")
+    assert (anew["trained"], anew["run"]) == (True, result["run"])
+    assert path.read_bytes() == first
+    covered = np.load(run.folder / "covered.npy")
+    assert 0 < covered.sum() < len(oof)
+    assert np.array_equal(np.load(run.folder / "oof.npy")[covered], oof[covered])
 
 
 @pytest.mark.parametrize(("name", "recipe"), NETWORKS)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import multiprocessing as mp
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -25,6 +26,8 @@ from kagglekit import files, inventory, leaderboard, locks
 from kagglekit.cli import main
 from tests import toys
 from tests.conftest import ROOT
+from tests.test_pipeline import content, unbroken
+from tests.typist import IMPORTED
 
 PROCESSES = 8
 SECONDS = 100  # nothing here takes a tenth of it; a deadlock would take for ever
@@ -46,18 +49,7 @@ READINGS = (("leaderboard",), ("list",), ("runs", "--all"), ("runs",))
 def crowd() -> Any:
     """Starts processes in milliseconds: they are forked from one that has imported everything."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "kagglekit.cleaning",
-            "kagglekit.display",
-            "kagglekit.pipeline",
-            "kagglekit.blend",
-            "kagglekit.estimator",
-            "sklearn.model_selection",
-            "scipy.optimize",
-            "tests.toys",
-        ]
-    )
+    context.set_forkserver_preload(list(IMPORTED))
     return context
 
 
@@ -179,6 +171,25 @@ def check_caches() -> None:
     assert [path.name for path in Path("data", "toy.practice-answers").iterdir()] == [
         "solution.csv"
     ]
+
+
+def pair(number: int, project: str, environment: dict[str, str], start: Any) -> None:
+    """Train what the other one trains."""
+    os.environ.update(environment)
+    os.chdir(project)
+    start.wait(SECONDS)
+    sys.exit(typed("train", "toy", "mix"))
+
+
+def test_two_processes_at_once_end_with_the_same_bytes(crowd: Any, tmp_path: Path) -> None:
+    shutil.rmtree("data")  # so that both make practice data too
+    run_all(crowd, pair, 2)
+    told = [path.read_text().partition("\n{")[2] for path in Path().glob("out-*.txt")]
+    results = [json.loads("{" + text) for text in told]
+    assert len(results) == 2
+    assert results[0]["cv"] == results[1]["cv"]
+    assert results[0]["practice_lb"] is not None
+    assert content(results[0]) == unbroken(tmp_path, "mix")
 
 
 # --- a damaged cache, and an index that is damaged again and again -------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from kagglekit.stacking import Stack, Unstackable
 from tests import miniatures
 from tests.engine import (
     KilledError,
+    answers,
     classifier,
     dense,
     killed_at_save,
+    member,
     numbers,
     on_one_thread,  # noqa: F401
     pictures,
@@ -205,11 +208,24 @@ def test_a_wrong_stack_is_never_trained(tmp_path: Path, monkeypatch: pytest.Monk
     assert "its gradient would be another" in choice.why
 
 
-@pytest.mark.skipif(not devices.can_compile(torch.device("cpu")), reason="no compiler")
-def test_a_compiled_stack_learns_what_an_eager_one_does_and_is_kept_in_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+COMPILING = pytest.mark.skipif(not devices.can_compile(torch.device("cpu")), reason="no compiler")
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch's, which need not compile six programs first to see that the CPU is what it says."""
+    from torch._inductor import config
+
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "as it was")  # and will be afterwards
+    with config.patch({"cpp.vec_isa_ok": True}):
+        yield
+
+
+@COMPILING
+@pytest.mark.usefixtures("compiler")
+def test_a_compiled_stack_learns_what_an_eager_one_does_and_is_kept_in_the_cache(
+    tmp_path: Path,
+) -> None:
     found = []
     for wanted in ("off", "on"):
         made, (choice,) = fitted(tmp_path / wanted, engine="stacked", compile=wanted)
@@ -217,6 +233,17 @@ def test_a_compiled_stack_learns_what_an_eager_one_does_and_is_kept_in_the_cache
         found.append([regressor().restore(of.folder, settings(), {})(of.valid) for of in made])
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
     assert any((folders.cache() / "compiled").rglob("*.so"))
+
+
+@COMPILING  # here, beside the stack: what a compiler needs to begin with takes ten seconds
+@pytest.mark.usefixtures("compiler")
+def test_a_compiled_member_answers_as_an_eager_one(tmp_path: Path) -> None:
+    found = []
+    for wanted in ("off", "on"):
+        of, config = member(numbers(), tmp_path / wanted), settings(compile=wanted, optimizer="sgd")
+        regressor().fit([of], config)
+        found.append(answers(regressor(), of, config))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
 
 
 def test_a_resume_that_is_forced_compares_the_stack_again(
@@ -310,8 +337,8 @@ def test_a_cohort_that_is_halved_in_the_middle_has_each_epoch_once_in_its_histor
     assert main(["train", "fit_1d", "neural", *typed]) == 0
     (history,) = Path("runs/fit_1d").glob("*/history.jsonl")
     noted = [json.loads(line) for line in history.read_text().splitlines()]
-    for member in ("fold0-seed0", "fold1-seed0"):
-        assert [one["epoch"] for one in noted if one["member"] == member] == [*range(1, 9)]
+    for name in ("fold0-seed0", "fold1-seed0"):
+        assert [one["epoch"] for one in noted if one["member"] == name] == [*range(1, 9)]
     assert next(steps) > 20  # it did begin in a stack
 
 

@@ -28,7 +28,6 @@ from tests.engine import (
     pictures,
     regressor,
     settings,
-    tensors,
 )
 
 
@@ -178,17 +177,6 @@ def test_auto_is_resolved_before_training(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(devices, "can_compile", lambda device: False)
     with pytest.raises(UserError, match="compile=on"):
         classifier().resolve(settings(compile="on"), split)
-
-
-@pytest.mark.skipif(not devices.can_compile(torch.device("cpu")), reason="no compiler")
-def test_a_compiled_member_answers_as_an_eager_one(tmp_path: Path) -> None:
-    recipe = regressor(dataset=tensors)
-    found = []
-    for name, wanted in (("a", "off"), ("b", "on")):
-        of, config = member(numbers(), tmp_path / name), settings(compile=wanted, optimizer="sgd")
-        fitted(recipe, of, config)
-        found.append(answers(recipe, of, config))
-    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
 
 
 def test_damaged_weights_are_named(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,6 +21,7 @@ from kagglekit.errors import DivergedError, UserError
 from kagglekit.pipeline import Question
 from kagglekit.progress import progress
 from tests import miniatures, toys
+from tests.typist import kagglekit
 
 ROOT = Path(__file__).parents[1]
 
@@ -268,10 +268,7 @@ def test_a_recipe_that_neither_ends_members_nor_goes_on_after_a_burst_loses_no_o
 
 def test_a_killed_process_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     toys.trap("ask-kill", 4)  # the second member is fitted, and not written down
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "kagglekit", "train", "toy"]
-    killed = subprocess.run(command, env=environment, capture_output=True, check=False)
-    assert killed.returncode == -9
+    assert kagglekit("train", "toy").code == -9
     assert not list(Path("submissions").glob("**/*.csv"))
     result = train()
     assert content(result) == unbroken(tmp_path)
@@ -299,24 +296,6 @@ def test_run_json_says_which_members_are_wanted_before_the_first_is_trained() ->
     told = json.loads((Path(result["folder"]) / "run.json").read_text())
     assert told["wanted"] == told["members"] == [f"fold{fold}-seed0" for fold in range(3)]
     assert told["command"] == "kagglekit train toy"
-
-
-def test_two_processes_at_once_end_with_the_same_bytes(tmp_path: Path) -> None:
-    shutil.rmtree("data")  # so that both make practice data too
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "kagglekit", "train", "toy", "mix", "--json"]
-    started = [
-        subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    ends = [process.communicate(timeout=100) for process in started]
-    assert [process.returncode for process in started] == [0, 0], ends
-    results = [json.loads(out) for out, _ in ends]
-    assert results[0]["cv"] == results[1]["cv"]
-    assert results[0]["practice_lb"] is not None
-    assert content(results[0]) == unbroken(tmp_path, "mix")
 
 
 # --- folds, seeds, rows, fresh ------------------------------------------------------------------

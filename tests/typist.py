@@ -7,6 +7,7 @@ files, sockets and signals, which starts in milliseconds. `python -m tests.typis
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import multiprocessing.util
 import os
@@ -31,9 +32,11 @@ EVENTS = ("os.rename", "socket.connect", "time.sleep", "os.remove")
 
 # what a command may come to import, so that no process has to do it again
 IMPORTED = (
-    "albumentations", "kagglesdk.competitions.types.competition_api_service", "netrc", "requests",
-    "rich.pager", "rich.progress", "rich.table", "safetensors.torch", "sklearn.model_selection",
-    "sqlite3", "tests.children", "tests.miniatures", "tests.toys", "torch._dynamo",
+    "albumentations", "encodings.cp437", "encodings.utf_8_sig", "jinja2.loaders",
+    "kagglesdk.competitions.types.competition_api_service", "markupsafe", "netrc",
+    "pandas.io.formats.csvs", "requests", "rich._emoji_codes", "rich.pager", "rich.progress",
+    "rich.table", "safetensors.torch", "sklearn.model_selection", "sqlite3", "tests.children",
+    "tests.miniatures", "tests.toys", "torch._dynamo",
     *(f"kagglekit.{path.stem}" for path in (ROOT / "kagglekit").glob("[!_]*.py")),
 )  # fmt: skip
 
@@ -141,6 +144,8 @@ def kagglekit(*typed: str, **how: Any) -> Ended:
 def serve() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # else the first collection of each child writes to, and so copies, all memory
     orders, reports = sys.stdin.buffer, sys.stdout.buffer
     while True:
         try:
