@@ -51,8 +51,15 @@ def thumbnails(pictures: np.ndarray) -> np.ndarray:
     return _seen(_soft(luminance(pictures)), _windows()[0]).numpy()
 
 
-def copies(grey: Tensor) -> Pairs:
+def shows(grey: Tensor) -> np.ndarray:
+    """Which of `luminance` pictures show anything, (n,) bool."""
+    return (grey.flatten(1).std(1) >= _FLAT).numpy()
+
+
+def copies(grey: Tensor, owners: np.ndarray | None = None) -> Pairs:
     """Pairs of `luminance` pictures that are one picture, but for compression, tone and crop.
+
+    Pictures that share a number in `owners`, (n,), as the frames of a clip do, are not compared.
 
     Candidates are the nearest pictures to small versions of each and of its crops. Each is aligned
     (scale and shift along both axes) and its tone curve fitted; the distance is what then remains,
@@ -61,13 +68,14 @@ def copies(grey: Tensor) -> Pairs:
     between either and the next but one of its own candidates; so that classes of pictures that look
     alike are not taken for copies.
     """
-    kept = torch.nonzero(grey.flatten(1).std(1) >= _FLAT)[:, 0]
+    kept = torch.nonzero(torch.from_numpy(shows(grey)))[:, 0]
     nothing = neighbours.close_pairs(grey[:0].flatten(1), 0.0)
     if len(kept) < neighbours.FEWEST:
         return nothing
     device = devices.device()
     shown = grey[kept].to(device)
-    searched = _candidates(shown)
+    own = torch.arange(len(grey)) if owners is None else torch.from_numpy(owners)
+    searched = _candidates(shown, own[kept].to(device))
     distance = _aligned(shown, searched).cpu().numpy()
     left, right = searched.left.cpu().numpy(), searched.right.cpu().numpy()
     around = neighbours.crowd(_neighbourhood(shown, searched.near))
@@ -113,7 +121,7 @@ def _windows() -> list[tuple[float, float, float]]:
     return found
 
 
-def _candidates(grey: Tensor) -> _Search:
+def _candidates(grey: Tensor, owners: Tensor) -> _Search:
     windows = _windows()
     blurred = _soft(grey)
     whole = _seen(blurred, windows[0])
@@ -122,7 +130,7 @@ def _candidates(grey: Tensor) -> _Search:
     points = functional.normalize(whole @ axes, dim=1)
     ranks = neighbours.ranks(len(grey))
     cells = neighbours.index(points)
-    near = cells.search(points, ranks)[1]
+    near = cells.search(points, ranks, owners)[1]
     found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     rows = torch.arange(len(grey), device=grey.device)
     for rank in range(min(3, ranks)):
@@ -130,7 +138,7 @@ def _candidates(grey: Tensor) -> _Search:
         found.append((rows, near[:, rank], torch.zeros_like(rows), away))
     for number, window in list(enumerate(windows))[1:]:
         asked = functional.normalize(_seen(blurred, window) @ axes, dim=1)
-        away, others = cells.search(asked, 1)
+        away, others = cells.search(asked, 1, owners)
         found.append((rows, others[:, 0], torch.full_like(rows, number), away[:, 0]))
     left, right, view, away = (torch.cat(parts) for parts in zip(*found, strict=True))
     best = _best_of_each_pair(left, right, away)

@@ -259,19 +259,99 @@ def albumentations(*transforms: Any) -> ImageAugment:
 
 
 def training_view(size: int) -> ImageAugment:
-    """Usual transforms for photographs, grey (h, w, 1) or colour (h, w, 3): (size, size) comes out.
+    """Usual changes for photographs, grey (h, w, 1) or colour (h, w, 3): (size, size) comes out.
 
-    A random crop of 0.3…1 of the area, mirroring, some jitter of colour and a patch left out.
+    A random crop of 0.3…1 of the area, mirroring, some jitter of colour and a patch left out; all
+    drawn from the seed alone. Shrinking averages over all pixels, because plain bilinear shrinking
+    of a large photograph aliases. It takes a third of the time of the same in albumentations.
     """
-    import albumentations as library
+    import cv2  # noqa: F401  # here, so that worker processes find it and keep it to one thread
 
-    return albumentations(
-        # Averaging over areas, because bilinear shrinking of a large photograph aliases.
-        library.RandomResizedCrop((size, size), scale=(0.3, 1.0), area_for_downscale="image"),
-        library.HorizontalFlip(p=0.5),
-        library.ColorJitter((0.7, 1.3), (0.7, 1.3), (0.7, 1.3), (-0.03, 0.03), p=0.8),
-        library.CoarseDropout((1, 1), (0.1, 0.35), (0.1, 0.35), p=0.25),
-    )
+    return _TrainingView(size)
+
+
+_RATIO = math.log(4 / 3)  # of width to height, at most, of a crop
+_GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+# brightness, and two axes of colour: a hue is an angle between them (YIQ, as of NTSC television)
+_TO_YIQ = np.array([_GREY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_FROM_YIQ = np.linalg.inv(_TO_YIQ)
+
+
+@dataclass(frozen=True)
+class _TrainingView:
+    size: int
+
+    def __reduce__(self) -> tuple[Callable[[int], ImageAugment], tuple[int]]:
+        return training_view, (self.size,)
+
+    def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
+        if image.ndim != 3 or image.shape[2] not in (1, 3):
+            raise UserError(
+                f"training_view changes images of shape (h, w, 1) or (h, w, 3), not {image.shape}"
+            )
+        import cv2
+
+        draw = random.Random(seed)
+        rows, columns = _part(image.shape[0], image.shape[1], draw)
+        part = image[rows, columns]
+        # a copy in either case; numpy would mirror byte by byte
+        part = cv2.flip(part, 1) if draw.random() < 0.5 else np.array(part, order="C")
+        seen = _resized(part.reshape(*part.shape[:2], -1), self.size)
+        if draw.random() < 0.8:
+            seen = _recoloured(seen, draw)
+        if draw.random() < 0.25:
+            height, width = (round(self.size * draw.uniform(0.1, 0.35)) for _ in range(2))
+            top, left = draw.randint(0, self.size - height), draw.randint(0, self.size - width)
+            seen[top : top + height, left : left + width] = 0
+        return seen
+
+
+def _part(height: int, width: int, draw: random.Random) -> tuple[slice, slice]:
+    """Rows and columns of a crop of 0.3…1 of the area, 3:4 to 4:3; all, where none of ten fits."""
+    for _ in range(10):
+        area, ratio = height * width * draw.uniform(0.3, 1), math.exp(draw.uniform(-_RATIO, _RATIO))
+        rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < rows <= height and 0 < columns <= width:
+            top, left = draw.randint(0, height - rows), draw.randint(0, width - columns)
+            return slice(top, top + rows), slice(left, left + columns)
+    return slice(0, height), slice(0, width)
+
+
+def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    """(h, w, channels) uint8 as (size, size, channels), contiguous; averaged where it shrinks."""
+    import cv2
+
+    if max(image.shape[:2]) <= size:
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR).reshape(
+            size, size, -1
+        )
+    # torch averages bytes several times as fast as OpenCV's INTER_AREA does
+    pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+    shrunk = functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+    return shrunk.permute(0, 2, 3, 1)[0].numpy()
+
+
+def _recoloured(image: np.ndarray, draw: random.Random) -> np.ndarray:
+    """Brightness, contrast and saturation times 0.7…1.3 each, hue turned by up to 11 degrees.
+
+    All of it is one matrix for each pixel, since contrast is about the mean brightness, which
+    saturation and hue leave as it is.
+    """
+    import cv2
+
+    bright, contrast, saturation = (draw.uniform(0.7, 1.3) for _ in range(3))
+    angle = 2 * math.pi * draw.uniform(-0.03, 0.03)
+    mean = bright * np.array(cv2.mean(image)[: image.shape[2]])
+    scale = bright * contrast
+    if image.shape[2] == 1:
+        matrix = np.array([[scale, (1 - contrast) * mean[0]]])
+    else:
+        x, y = saturation * math.cos(angle), saturation * math.sin(angle)
+        turned = _FROM_YIQ @ np.array([[1, 0, 0], [0, x, -y], [0, y, x]]) @ _TO_YIQ
+        offset = np.full((3, 1), (1 - contrast) * float(_GREY @ mean))
+        matrix = np.hstack([scale * turned, offset])
+    # in place: memory of this size is new from the system each time, which costs more than the sums
+    return cv2.transform(image, matrix, dst=image).reshape(image.shape)
 
 
 class _Albumentations:

@@ -18,6 +18,7 @@ from .metrics import Metric
 from .recipe import Member, Predictor, one_by_one
 
 RECIPE = "blended"  # of runs that `kagglekit blend` mixes; their manifests name the parts
+_OF_GREEDY = ("bags", "rounds")  # knobs that greedy selection alone reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,10 @@ class BlendConfig(Config):
     )
     method: Literal[
         "auto", "single", "mean", "geometric", "ranks", "greedy", "weights", "stack"
-    ] = knob("auto", "how answers are mixed; auto = what does best on rows held out of the choice")
+    ] = knob(
+        "auto",
+        "how answers are mixed; auto = the mean, or what surely does better on rows held out",
+    )
     bags: int = knob(10, "greedy only: bags of rows (of 8 parts on, also of parts)", least=1)
     rounds: int = knob(25, "greedy only: selections in a bag", least=1)
 
@@ -55,10 +59,27 @@ class Blend:
             raise TypeError(f"Blend takes a BlendConfig, not a {type(self.config).__name__}")
 
     def resolve(self, config: BlendConfig, train: Split) -> BlendConfig:
-        """`config` as it is; UserError for a method that such a target never bears."""
+        """`config` as it is; UserError for a method that such a target never bears.
+
+        And for a knob turned that its method does not read.
+        """
         assert train.target is not None
         mixing.demand_of(train.target, config.method)
+        self.demand_read(config)
         return config
+
+    def demand_read(self, config: BlendConfig) -> None:
+        """Raise UserError for a knob that is turned and that the method does not read.
+
+        It would name another run of the same answers.
+        """
+        for name in _OF_GREEDY if config.method not in ("auto", "greedy") else ():
+            if getattr(config, name) != getattr(self.config, name):
+                raise UserError(
+                    f"{name}={getattr(config, name)} is read by method=greedy alone (which auto "
+                    f"tries), and not by method={config.method}: leave out {name}=, or change the "
+                    "method"
+                )
 
     def fit(self, members: Sequence[Member], config: BlendConfig) -> None:
         """Fit each member's mix; what it learned goes to `weights.npz`."""

@@ -43,7 +43,7 @@ def blend(request: Request, progress: Progress) -> dict[str, Any]:
     compare, and for runs that answered different rows.
     """
     with pipeline.visiting(request.command), progress, listening(progress):
-        contest = contenders.gather(request.name, _wanted(request, progress), request.data)
+        contest = _contest(request, progress)
         _same_rows(contest)
         _alike(contest)
         scored = _learnable(contest)
@@ -54,26 +54,35 @@ def blend(request: Request, progress: Progress) -> dict[str, Any]:
     return {**pipeline.summary(job), "trained": made, **_told(contest, job.run)}
 
 
-def _wanted(request: Request, progress: Progress) -> Sequence[str]:
+def _contest(request: Request, progress: Progress) -> Contest:
     """The runs that were named, or all finished ones with the data, folds and rows of the best."""
     if len(request.wanted) == 1:
         raise UserError(f"a blend of {request.wanted[0]} alone is that run: name two runs or more")
     if request.wanted:
-        return request.wanted
+        return contenders.gather(request.name, request.wanted, request.data)
     problem.find(request.name)  # a name mistyped is no run that is missing
-    home = folders.runs() / request.name
-    found = [name for name in contenders.comparable(request.name)
-             if Run(home / name).manifest()["recipe"] != RECIPE]  # fmt: skip
-    covered = [files.read_array(home / name / "covered.npy") for name in found]
-    found = [name for name, rows in zip(found, covered, strict=True)
-             if np.array_equal(rows, covered[0])]  # fmt: skip
-    if len(found) < 2:
-        raise UserError(
-            f"there are no two finished runs of {request.name} with the same data and folds: "
-            f"train another recipe, as in kagglekit train {request.name} RECIPE"
-        )
-    progress.say(f"blending {', '.join(found)}")
-    return found
+    found = _answering_alike(contenders.comparable(request.name, progress.say), progress)
+    if len(found) > 1:
+        contest = contenders.gather(request.name, found, request.data, progress.say)
+        if len(contest.contenders) > 1:
+            progress.say(f"blending {', '.join(one.name for one in contest.contenders)}")
+            return contest
+    raise UserError(
+        f"there are no two finished runs of {request.name} with the same data and folds: "
+        f"train another recipe, as in kagglekit train {request.name} RECIPE"
+    )
+
+
+def _answering_alike(runs: Sequence[Run], progress: Progress) -> list[str]:
+    """Those that are no blends and have answered the rows that the first has."""
+
+    def rows(run: Run) -> np.ndarray:
+        return files.read_array(run.folder / "covered.npy")
+
+    parts = [run for run in runs if run.manifest()["recipe"] != RECIPE]
+    covered = contenders.each(parts, rows, progress.say)
+    return [run.name for run in covered
+            if np.array_equal(covered[run], next(iter(covered.values())))]  # fmt: skip
 
 
 def _same_rows(contest: Contest) -> None:
@@ -137,12 +146,13 @@ def _job(request: Request, contest: Contest, scored: Sequence[int]) -> pipeline.
     if (config.folds, config.folds_file) != (recipe.config.folds, recipe.config.folds_file):
         raise UserError("a blend has the folds of its runs: leave out folds= and folds_file=")
     _demand_method(contest, config)
+    recipe.demand_read(config)
     read = replace(
         contest.problem,
         competition=replace(competition, recipes={**competition.recipes, RECIPE: recipe}),
     )
     covered = first.oof.covered
-    split = [(train[covered[train]], valid) for train, valid in first.run.folds()]
+    split = [tuple(rows[covered[rows]] for rows in fold) for fold in first.run.folds()]
     needed = {one.name: _Part(one, competition.combine) for one in contest.contenders}
     stamp = stamps.stamp(
         config,

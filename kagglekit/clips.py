@@ -30,6 +30,7 @@ FILM = "source"  # the column that names the film a clip was cut from
 
 _LAYOUT = "1"  # raise it when what is cached changes
 _STILL = 128  # pixels a side of the picture that stands for a clip
+_GLIMPSES, _GLIMPSE = 6, 64  # frames that clips are compared by, and pixels a side of them
 _GREY = np.full((2, 64, 64, 3), 128, np.uint8)  # what is seen of a clip that cannot be decoded
 _log = logging.getLogger(__name__)
 
@@ -84,6 +85,11 @@ class Clips(Data):
         train, test = (np.stack(list(self.each(testing, _still))) for testing in (False, True))
         return train, test
 
+    def glimpses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Six frames of each clip, evenly spaced: uint8 (rows, 6, 3, 64, 64)."""
+        train, test = (np.stack(list(self.each(testing, _glimpses))) for testing in (False, True))
+        return train, test
+
     def _clip(self, row: tuple[Path, str, str]) -> Clip:
         path, digest, fault = row
         if fault:
@@ -93,9 +99,19 @@ class Clips(Data):
 
 def _still(clip: Clip) -> np.ndarray:
     """The middle frame, squeezed into a square: uint8 (3, 128, 128)."""
-    frame = torch.from_numpy(clip.frames[len(clip.frames) // 2]).permute(2, 0, 1)[None].float()
-    square = functional.interpolate(frame, (_STILL, _STILL), mode="area")[0]
-    return square.round().to(torch.uint8).numpy()
+    return _squares(clip.frames[len(clip.frames) // 2][None], _STILL)[0]
+
+
+def _glimpses(clip: Clip) -> np.ndarray:
+    """The middle frames of six parts alike, squeezed into squares: uint8 (6, 3, 64, 64)."""
+    places = (2 * np.arange(_GLIMPSES) + 1) * len(clip.frames) // (2 * _GLIMPSES)
+    return _squares(clip.frames[places], _GLIMPSE)
+
+
+def _squares(frames: np.ndarray, side: int) -> np.ndarray:
+    """uint8 (frames, height, width, 3) as (frames, 3, side, side)."""
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    return functional.interpolate(pixels, (side, side), mode="area").round().to(torch.uint8).numpy()
 
 
 def classification(folder: Path, limits: Limits = USUAL) -> Clips:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from .paired import Judged
 from .problem import Problem
 from .run import Answers, Key, Run
 from .scoring import FoldAnswers, OutOfFold
+
+T = TypeVar("T")
+LeftOut = Callable[[str], None]  # is told which run is left out, and why
 
 _DRAWN_BY = ("folds", "folds_file", "seed")  # knobs that folds depend on
 
@@ -93,23 +96,26 @@ class Contest:
         return scoring.judge(self.competition, self.data, self.rows, answers)
 
 
-def gather(name: str, wanted: Sequence[str], data: Path | None = None) -> Contest:
+def gather(
+    name: str, wanted: Sequence[str], data: Path | None = None, left_out: LeftOut | None = None
+) -> Contest:
     """The runs `wanted`, or the beginnings of their names, read and checked to be comparable.
 
     Raises UserError for a run twice, unfinished or damaged, for runs of different data or folds,
-    and where their data are no longer to be found.
+    and where their data are no longer to be found. Where nobody named the runs `left_out` is told
+    of those that cannot be read, and the others compete.
     """
     competition = problem.find(name)  # first: a name mistyped is no run that is missing
     found = [runs.find(folders.runs(), name, typed) for typed in wanted]
     twice = [run.name for number, run in enumerate(found) if run in found[:number]]
     if twice:
         raise UserError(f"{twice[0]} is named twice: name different runs")
-    manifests = {run: _finished(name, run) for run in found}
+    manifests = each(found, lambda run: _finished(name, run), left_out)
     _same_data(manifests)
     read = _problem(name, competition, manifests, data)
-    everyone = [contender(read, run, manifest) for run, manifest in manifests.items()]
-    _same_folds(everyone)
-    return contest(read, everyone)
+    everyone = each(manifests, lambda run: contender(read, run, manifests[run]), left_out)
+    _same_folds(list(everyone.values()))
+    return contest(read, list(everyone.values()))
 
 
 def contest(problem: Problem, contenders: Sequence[Contender]) -> Contest:
@@ -138,23 +144,42 @@ def contender(problem: Problem, run: Run, manifest: dict[str, Any]) -> Contender
     return Contender(run, manifest, members, folds, oof, decided)
 
 
-def comparable(name: str) -> list[str]:
-    """The finished runs of a competition with the data and folds of the best, which comes first."""
+def each(runs: Iterable[Run], read: Callable[[Run], T], left_out: LeftOut | None) -> dict[Run, T]:
+    """What `read` makes of each run; those that it cannot read `left_out` is told of, if given.
+
+    Raises UserError where `left_out` is not given, or where none can be read.
+    """
+    found, faults = {}, []
+    for run in runs:
+        try:
+            found[run] = read(run)
+        except UserError as error:
+            if left_out is None:
+                raise
+            left_out(f"{run.name} is left out: {error}")
+            faults.append(error)
+    if faults and not found:
+        raise faults[0]
+    return found
+
+
+def comparable(name: str, left_out: LeftOut) -> list[Run]:
+    """The finished runs of a competition with the data and folds of the best, which comes first.
+
+    `left_out` is told of those that are damaged.
+    """
     from . import leaderboard
 
     ranked = leaderboard.rows(folders.runs(), name, folders.submissions())
     finished = [row.run for row in ranked if row.cv is not None and row.finished]
-    found = [Run(folders.runs() / name / run) for run in finished]
-    if not found:
-        return []
-    first = _identity(found[0])
-    return [run.name for run in found if _identity(run) == first]
+    known = each((Run(folders.runs() / name / run) for run in finished), _identity, left_out)
+    return [run for run in known if known[run] == next(iter(known.values()))]
 
 
 def _identity(run: Run) -> tuple[str, str]:
     """What comparable runs share: data, and the rows that each fold validates."""
     kept = [valid for _, valid in run.folds()]
-    return str(run.manifest()["data"]["fingerprint"]), fold_rules.fingerprint(
+    return str(run.manifest()["data"].get("fingerprint")), fold_rules.fingerprint(
         [(v, v) for v in kept]
     )
 

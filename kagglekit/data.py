@@ -69,6 +69,13 @@ class Data:
             return None
         return (train, test) if train.ndim == 4 and train.shape[1] in (1, 3) else None
 
+    def glimpses(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Several pictures of each training row, and of each test row, as time goes; None for one.
+
+        uint8 (rows, moments, 1 or 3, height, width).
+        """
+        return None
+
     def split(self, rows: Rows, stage: Stage) -> Split:
         """The rows of one stage; the targets of all other rows are out of its reach."""
         return Split(replace(self, target=self._visible(rows, stage)), np.asarray(rows), stage)
@@ -142,15 +149,18 @@ class Dependence:
     """How rows depend on one another: as alone, in groups, or as they follow in time.
 
     `groups` and `moments` are (rows,) numbers from 0: of each row's group, and of its time in
-    their order. Where rows have both, time is what counts.
+    their order. Where rows have both, time is what counts. `folds` are those that validate the
+    rows, where they are known: OOF answers of one fold come from the same models.
     """
 
     groups: np.ndarray | None = None
     moments: np.ndarray | None = None
+    folds: np.ndarray | None = None
 
     def of(self, rows: Rows) -> Dependence:
         """The same of some rows, numbered without gaps."""
-        return Dependence(_renumbered(self.groups, rows), _renumbered(self.moments, rows))
+        labels = (self.groups, self.moments, self.folds)
+        return Dependence(*(_renumbered(numbers, rows) for numbers in labels))
 
 
 def _renumbered(numbers: np.ndarray | None, rows: Rows) -> np.ndarray | None:

@@ -19,6 +19,7 @@ from .neighbours import Pairs
 ALIKE = 0.008  # rows that chance may bring as near as two rows of one source
 SAME_ROW = 0.05  # the same for near copies of a table's rows, but for all rows together
 
+_MOMENTS = 2 / 3  # of a clip's moments, which a copy has
 _MOST = 0.5  # share of the rows in one group, beyond which sources were not told apart
 
 _FORMAT = "2"  # raise it when what is cached changes
@@ -42,6 +43,7 @@ class Looks:
     names: tuple[str, ...]  # of a table's columns; empty for pictures
     basis: str
     train_rows: int
+    glimpses: np.ndarray | None = None  # (rows, moments, channels, height, width) uint8 of clips
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Duplicates:
     | field | joins rows that |
     |---|---|
     | exact | are equal in every pixel or column; each with the first of its kind |
-    | near | are copies but for compression, tone and crop, or for noise far below the crowd's |
+    | near | are copies but for compression, tone and crop, or for noise far below the crowd's; of |
+    | | clips those of which most moments of one are in the other, as also if it was cut again |
     | alike | seem to be of one source: nearer in `Looks.features` than the crowd explains |
     """
 
@@ -90,13 +93,16 @@ def looks(data: Data, weights: BackboneConfig | None = None) -> Looks:
         return _of_numbers(data)
     train = stills[0]
     pictures = np.concatenate(stills)
+    moments = data.glimpses()
+    glimpses = None if moments is None else np.concatenate(moments)
     if weights is None:
         pixels = alignment.thumbnails(pictures)
-        return Looks(pictures, pixels.astype(np.float64), (), "pixels", len(train))
+        return Looks(pictures, pixels.astype(np.float64), (), "pixels", len(train), glimpses)
     seen = backbones.load(_at_a_size(weights, pictures.shape))
     found = seen.cached_features(np.ascontiguousarray(pictures.transpose(0, 2, 3, 1)))
     basis = f"features of {seen.pretrained.model}"
-    return Looks(pictures, found[backbones.POOLED].astype(np.float64), (), basis, len(train))
+    features = found[backbones.POOLED].astype(np.float64)
+    return Looks(pictures, features, (), basis, len(train), glimpses)
 
 
 def find(seen: Looks) -> Duplicates:
@@ -107,7 +113,7 @@ def find(seen: Looks) -> Duplicates:
     What was found is cached by content.
     """
     digest = blake2b(f"{_FORMAT}{seen.features.shape}".encode(), digest_size=16)
-    for array in (seen.pictures, seen.features):
+    for array in (seen.pictures, seen.features, seen.glimpses):
         if array is not None:
             digest.update(np.ascontiguousarray(array).data)
 
@@ -191,13 +197,47 @@ def _at_a_size(weights: BackboneConfig, shape: tuple[int, ...]) -> BackboneConfi
 
 def _of_pictures(seen: Looks) -> dict[str, Pairs]:
     assert seen.pictures is not None
-    exact = _equal(seen.pictures)
+    exact = _equal(seen.pictures if seen.glimpses is None else seen.glimpses)
     first = _firsts(len(seen.pictures), exact)
-    near = alignment.copies(alignment.luminance(seen.pictures[first]))
+    if seen.glimpses is None:
+        near = alignment.copies(alignment.luminance(seen.pictures[first]))
+    else:
+        near = _of_clips(seen.glimpses[first])
     alike = neighbours.close_pairs(neighbours.whitened(seen.features[first]), ALIKE)
     if np.bincount(neighbours.clusters(len(first), alike)).max(initial=0) > _MOST * len(first):
         alike = alike.take(np.zeros(0, np.int64))  # a chain through all rows names no source
     return {"exact": exact, "near": _renumbered(near, first), "alike": _renumbered(alike, first)}
+
+
+def _of_clips(glimpses: np.ndarray) -> Pairs:
+    """Pairs of clips of which most moments of either that show anything are pictures of the other.
+
+    `glimpses` are (clips, moments, channels, height, width). One scene that two clips share is no
+    copy; a clip that was cut from another has all that it shows from there.
+    """
+    clips, moments = glimpses.shape[:2]
+    grey = alignment.luminance(glimpses.reshape(-1, *glimpses.shape[2:]))
+    owners = np.repeat(np.arange(clips), moments)
+    frames = alignment.copies(grey, owners)
+    sides = [(frames.left, frames.right), (frames.right, frames.left)]
+    # each side of each pair of clips, its frames that are in the other, and the best of each
+    seen = pd.DataFrame(
+        {
+            "clip": np.concatenate([owners[one] for one, _ in sides]),
+            "other": np.concatenate([owners[other] for _, other in sides]),
+            "frame": np.concatenate([one for one, _ in sides]),
+            "distance": np.tile(frames.distance, 2),
+            "expected": np.tile(frames.expected, 2),
+        }
+    )
+    best = seen.groupby(["clip", "other", "frame"], as_index=False).min()
+    told = best.groupby(["clip", "other"], as_index=False).agg(
+        frames=("frame", "size"), distance=("distance", "median"), expected=("expected", "median")
+    )
+    showing = np.maximum(np.bincount(owners, alignment.shows(grey), clips), 1)
+    told = told[told["frames"] >= _MOMENTS * showing[told["clip"]]]
+    return neighbours.pairs(*(told[name].to_numpy() for name in ("clip", "other", "distance",
+                                                                 "expected")))  # fmt: skip
 
 
 def _of_columns(seen: Looks) -> dict[str, Pairs]:

@@ -258,13 +258,18 @@ def groups(data: Data, folds: Folds) -> np.ndarray | None:
     return None if path is None else pd.factorize(_labels(path, "group", data))[0]
 
 
-def dependence(data: Data, folds: Folds) -> Dependence:
+def dependence(data: Data, folds: Folds, drawn: Sequence[Fold] = ()) -> Dependence:
     """How the training rows depend on one another, by what these folds keep together or in order.
 
+    `drawn` are the folds themselves, where it matters which validates a row (of several the first).
     Raises UserError where `groups` does, and for a column of times that is missing or has gaps.
     """
     column = time_column(folds)
-    return Dependence(groups(data, folds), None if column is None else _moments(data, column))
+    moments = None if column is None else _moments(data, column)
+    validates = np.full(len(data.train), len(drawn))  # those that none does are alike
+    for number, (_, valid) in reversed(list(enumerate(drawn))):
+        validates[valid] = number
+    return Dependence(groups(data, folds), moments, validates if len(drawn) else None)
 
 
 def time_column(folds: Folds) -> str | None:

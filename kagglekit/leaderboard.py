@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from types import UnionType
@@ -34,6 +36,8 @@ _MANY_FOLDS = 15  # beyond these the table gives the range alone
 _LONGEST_NAME = 255  # bytes of a folder's name
 
 T = TypeVar("T")
+
+_log = logging.getLogger("kagglekit")
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,8 @@ def best(runs: Path, competition: str, submissions: Path | None = None) -> Row |
 def rebuild(runs: Path, submissions: Path) -> int:
     """Make the index again from the folders and return how many runs it has.
 
-    A folder whose files are damaged is left out. Raises UserError where the index cannot be
-    written.
+    A folder whose files are damaged is left out, with a warning. Raises UserError where the index
+    cannot be written.
     """
     if not runs.is_dir():
         return 0
@@ -148,10 +152,19 @@ def rebuild(runs: Path, submissions: Path) -> int:
 
 def _scan(runs: Path, submissions: Path) -> Iterator[Row]:
     for path in sorted(runs.glob("*/*/run.json")):
-        with suppress(UserError):
+        try:
             row = _read(runs, submissions, path.parts[-3], path.parts[-2])
-            if row is not None:
-                yield row
+        except UserError as error:
+            _warn(f"{path.parent.name} is left out: {error}")
+            continue
+        if row is not None:
+            yield row
+
+
+@cache
+def _warn(told: str) -> None:
+    """Say something once, however often a process reads the folders."""
+    _log.warning("%s", told)
 
 
 def _alive(runs: Path, competition: str, run: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,7 @@ _COMPONENTS = 32  # numbers a row that trees read
 _CONDENSED = 256  # that a linear learner reads
 _BY_ACCIDENT = 0.02  # of the way from chance to perfection; less is not worth a word
 _BLATANT = 0.3  # from here on a shortcut is called a leak
+_BY_CHANCE = 1e-4  # that no name of the test is known from training
 _SUGGESTED = "suggested groups"
 _SORTED = 0.999  # rank correlation of a column with the order
 
@@ -79,6 +80,11 @@ class _Report:
     def train(self) -> int:
         return len(self.data.train)
 
+    @property
+    def time(self) -> str | None:
+        """The column whose order the competition's folds go forward in; None where they do not."""
+        return fold_rules.time_column(self.problem.competition.folds)
+
     @cached_property
     def sources(self) -> np.ndarray:
         """A number for each row, (rows,), shared by rows of one group, known or suggested."""
@@ -108,7 +114,8 @@ def examine(request: Request, progress: Progress) -> dict[str, Any]:
         raise UserError(f"--weights: the rows of {request.name} are no pictures: leave it out")
     progress.say(f"comparing {len(seen.features):,} rows by {seen.basis}")
     report = _Report(
-        read, seen, duplicates.find(seen), _known_groups(read.data),
+        read, seen, duplicates.find(seen),
+        _known_groups(read.data, fold_rules.time_column(read.competition.folds)),
         folders.runs() / request.name / "leaks",
     )  # fmt: skip
     report.drawn = _drawn_folds(report)
@@ -197,6 +204,11 @@ def _copies_inside(report: _Report, inside: Pairs, kind: str) -> None:
 
 
 def _use_groups(report: _Report) -> str:
+    if report.time:
+        return (
+            f"keep folds in time; where test rows repeat no earlier ones, leave the later of each "
+            f"pair in {report.folder / 'pairs.csv'} out of training and validation"
+        )
     stratify = ", stratify=True" if report.data.classes else ""
     return (
         f"copy {report.folder / 'groups.csv'} beside the competition, and use "
@@ -258,16 +270,34 @@ def _couples(found: Pairs) -> Iterator[tuple[int, int]]:
     yield from zip(found.left.tolist(), found.right.tolist(), strict=True)
 
 
-def _known_groups(data: Data) -> dict[str, np.ndarray]:
-    """Columns that only training rows have and that name groups of them, as group numbers."""
+def _known_groups(data: Data, time: str | None) -> dict[str, np.ndarray]:
+    """Columns that name groups of training rows which the test has none of, as group numbers.
+
+    Those that only training rows have, and those whose values are others in test; not the time.
+    """
     known = {}
     for name in data.train.columns:
-        if name == data.id or name in data.test.columns:
+        if name in (data.id, time):
             continue
-        codes, values = pd.factorize(data.train[name])
-        if codes.min(initial=0) >= 0 and 1 < len(values) <= len(codes) / 2:
+        values = data.train[name]
+        if name in data.test.columns and not _has_others(data.test[name], values):
+            continue
+        codes, names = pd.factorize(values)
+        if codes.min(initial=0) >= 0 and 1 < len(names) <= len(codes) / 2:
             known[str(name)] = codes.astype(np.int64)
     return known
+
+
+def _has_others(test: pd.Series, train: pd.Series) -> bool:
+    """Whether names in test are all others than in training, and more than chance leaves so.
+
+    The share of names that occur once is about that of new ones in a further row (Good 1953,
+    doi:10.1093/biomet/40.3-4.237).
+    """
+    if train.dtype.kind == "f" or train.isin(test).any():
+        return False
+    once = float((train.value_counts() == 1).sum()) / max(len(train), 1)
+    return once ** test.nunique() < _BY_CHANCE
 
 
 def _groups(report: _Report) -> None:
@@ -316,10 +346,22 @@ def _known_group(report: _Report, name: str, codes: np.ndarray) -> None:
         return
     report.parted.add(name)
     rule = "stratified_grouped" if report.data.classes else "grouped"
-    report.say(
-        "groups", "note", f"{told}, and the competition's folds part them",
-        f"if test has other groups, use folds.{rule}({name!r})",
-    )  # fmt: skip
+    tested = report.data.test.get(name)
+    if tested is None:
+        advice = f"if test has other groups, use folds.{rule}({name!r})"
+    elif _follows(tested, report.data.train[name]):
+        told += ", and test comes after them"
+        advice = f"if that is a time, use folds.time_ordered({name!r}), else folds.{rule}({name!r})"
+    else:
+        told += ", and test has others"
+        advice = f"use folds.{rule}({name!r})"
+    report.say("groups", "note", f"{told}; the competition's folds part them", advice)
+
+
+def _follows(test: pd.Series, train: pd.Series) -> bool:
+    """Whether all values of the test are above those of training, as times are."""
+    numbers = pd.api.types.is_numeric_dtype(train)
+    return bool(numbers and len(test) and test.min() > train.max())
 
 
 def _agreement(suggested: np.ndarray, known: np.ndarray) -> dict[str, float | None]:
@@ -341,33 +383,56 @@ def _agreement(suggested: np.ndarray, known: np.ndarray) -> dict[str, float | No
 
 
 def _origin(report: _Report) -> None:
-    features = _condensed(report.seen, _COMPONENTS)
-    if report.seen.pictures is not None:
-        features = np.concatenate([features, _brightness(report.seen.pictures)], 1)
+    seen = _without_time(report)
+    features = _condensed(seen, _COMPONENTS)
+    if seen.pictures is not None:
+        features = np.concatenate([features, _brightness(seen.pictures)], 1)
     train, test = features[: report.train], features[report.train :]
-    score = shortcuts.told_apart(train, test)
+    score = shortcuts.told_apart(train, test) if features.shape[1] else None
     report.figures["adversarial"] = None if score is None else _score(score)
     if score is None:
-        report.say("train and test", "note", "too few rows to tell train from test")
+        report.say("train and test", "note", "too few rows or columns to tell train from test")
         return
     told = f"AUC {_with_interval(score)}, chance 0.5"
+    if report.time:
+        told += f", without {report.time}, in whose order folds go forward"
     if not score.tells or score.share < _BY_ACCIDENT:
         report.say("train and test", "fine", f"test rows look like training rows ({told})")
         return
     told = f"test rows can be told from training rows ({told}{_apart_by_source(report, features)})"
-    shifted = [] if not report.seen.names else shortcuts.most_shifted(train, test)[:3]
-    report.figures["adversarial"]["columns"] = [report.seen.names[n] for n, _ in shifted]
+    shifted = [] if not seen.names else shortcuts.most_shifted(train, test)[:3]
+    report.figures["adversarial"]["columns"] = [seen.names[n] for n, _ in shifted]
     if shifted:
-        names = [f"{report.seen.names[number]} ({auc:.2f})" for number, auc in shifted]
+        names = [f"{seen.names[number]} ({auc:.2f})" for number, auc in shifted]
         told += f", most of all by {', '.join(names)}"
-        advice = "drop or mend columns that only say where a row is from"
-    else:
-        advice = (
-            "new people, films or days would explain it: trust the score of folds that hold such "
-            "groups out"
+    blatant = score.share > _BLATANT and not report.known and not report.time
+    report.say(
+        "train and test", "leak" if blatant else "note", told, _origin_advice(report, shifted)
+    )
+
+
+def _origin_advice(report: _Report, shifted: list[tuple[int, float]]) -> str:
+    if report.time:
+        return (
+            "test comes later, and what drifts with time tells it: folds in time show what that "
+            "costs, so drop a column only where their score is better without it"
         )
-    blatant = score.share > _BLATANT and not report.known
-    report.say("train and test", "leak" if blatant else "note", told, advice)
+    if shifted:
+        return "drop or mend columns that only say where a row is from"
+    return (
+        "new people, films or days would explain it: trust the score of folds that hold such "
+        "groups out"
+    )
+
+
+def _without_time(report: _Report) -> Looks:
+    """What rows look like but for the time that folds go by, in which test rows have to differ."""
+    seen = report.seen
+    kept = [number for number, name in enumerate(seen.names) if name != report.time]
+    if len(kept) == len(seen.names):
+        return seen
+    names = tuple(seen.names[number] for number in kept)
+    return replace(seen, features=seen.features[:, kept], names=names)
 
 
 def _apart_by_source(report: _Report, features: np.ndarray) -> str:
@@ -439,8 +504,9 @@ def _shortcut(report: _Report, what: str, features: np.ndarray, rows: np.ndarray
         "name": "keep ids away from models; where test ids tell as much, that is a leak to expect",
         "file size": "detail fills files, so this may be the content; else classes were saved in "
         "different ways, and a model may learn that from the pixels",
-        "order": "rows near each other belong together: keep such stretches in one fold",
-    }
+        "order": "folds in time hold what comes later out already" if report.time
+        else "rows near each other belong together: keep such stretches in one fold",
+    }  # fmt: skip
     level: Level = "leak" if score.share > _BLATANT else "note"
     report.say(what, level, f"{told} tells the target ({_sentence(score)})", advice[what])
 
@@ -451,14 +517,22 @@ def _harmless(report: _Report, what: str) -> str:
     runs = 1 + int((np.diff(data.target[np.argsort(places)]) != 0).sum()) if data.classes else 0
     if what == "order" and runs == len(np.unique(data.target)) > 1:
         return "only as folders are read, class by class"
+    if what != "file size" and report.time:
+        moments = fold_rules.dependence(data, report.problem.competition.folds).moments
+        if moments is not None and _sorted_alike(moments, places):
+            return f"only because rows are sorted by {report.time}"
     if what == "file size" or report.seen.pictures is not None:
         return ""
     for number, name in enumerate(report.seen.names):
         column = report.seen.features[: report.train, number]
-        ranks = pd.Series(column).rank().to_numpy()
-        if ranks.std() and abs(np.corrcoef(ranks, places)[0, 1]) > _SORTED:
+        if _sorted_alike(column, places):
             return f"only because rows are sorted by {name}"
     return ""
+
+
+def _sorted_alike(values: np.ndarray, places: np.ndarray) -> bool:
+    ranks = pd.Series(values).rank().to_numpy()
+    return bool(ranks.std() and abs(np.corrcoef(ranks, places)[0, 1]) > _SORTED)
 
 
 def _places(report: _Report) -> np.ndarray:

@@ -10,19 +10,22 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from . import paired
 from .data import INDEPENDENT, Dependence
 from .decisions import Decision, as_is, most_probable
 from .errors import UserError
-from .metrics import Metric, log_loss, mse
+from .metrics import Metric, average_precision, eer, log_loss, mse, roc_auc
 
 State = dict[str, np.ndarray]  # what a mix has learned
 METHODS = ("single", "mean", "geometric", "ranks", "greedy", "weights", "stack")
 
 _FOR_CLASSES, _FOR_NUMBERS = ("geometric", "ranks"), ("weights",)
+_OF_ORDER = (roc_auc, average_precision, eer)
 _KNOTS = np.linspace(0, 1, 1001)  # of the distribution that ranks are read from
 _MOST_ROWS = 5000  # of one bag of the greedy selection
 _MOST_CHOOSING_ROWS = 12_000  # on which methods are held against one another
 _CHOOSING_FOLDS = 3
+_BEYOND_NOISE = 1.64  # standard errors: one-sided, of twenty equal methods one passes
 _MANY_PARTS = 8  # from here on a bag sees half of the parts
 _RIDGE = 1e-3
 
@@ -49,6 +52,24 @@ class Judge:
         if not math.isfinite(score):
             return -math.inf
         return score if metric.greater_is_better else -score
+
+    def surely(
+        self, target: np.ndarray, one: np.ndarray, other: np.ndarray, dependence: Dependence
+    ) -> bool:
+        """Whether (rows, ...) answers score better than others by more than noise of the rows."""
+        metric, decision = self._used(target)
+        decided = [decision(target, part)(part) for part in (one, other)]
+        table = pd.DataFrame(index=np.arange(len(target)))
+        judged = paired.judged(metric, target, decided, table, dependence)
+        if paired.pieces(judged) < 2:  # which says nothing of others
+            return False
+        first, second = judged.whole() * (1 if metric.greater_is_better else -1)
+        return bool(first - second > _BEYOND_NOISE * paired.standard_error(judged, 0, 1))
+
+    @property
+    def reads_order(self) -> bool:
+        """Whether scores change with the order of the answers alone, so that ranks are answers."""
+        return self.metric in _OF_ORDER and self.decision is as_is
 
     def _used(self, target: np.ndarray) -> tuple[Metric, Decision]:
         if self.metric is None or self.decision not in (as_is, most_probable):
@@ -112,50 +133,85 @@ def demand_of(target: np.ndarray, method: str) -> None:
 
 
 def fit(task: Task, method: str = "auto") -> State:
-    """Learn to mix by `method`, or by that which does best on rows held out of the choice.
+    """Learn to mix by `method`, or by that which `choose` finds.
 
     Raises UserError for a method that such answers do not bear.
     """
     demand(task, method)
     if method == "auto":
-        scores = choose(task)
-        method = max(scores, key=lambda name: scores[name])  # of equals the first, the simplest
+        method = choose(task)
     return {**_fitters(task)[method](task), "method": np.array(method)}
 
 
-def choose(task: Task) -> dict[str, float]:
-    """Each method's score on rows that it was not fitted on, by 3 folds; higher is better.
+def choose(task: Task) -> str:
+    """The plain mean, or the method that does best of those that surely do better than it.
 
-    Rows of a group stay together there; of rows in time, each fold is mixed as those before it say.
+    Each is judged on rows that it was not fitted on, and that other models answered: what is
+    learned of one model's answers may be wrong of the next one's. It has to be ahead by more than
+    noise of the rows, and for each of the models; where one model answered all rows, there is no
+    telling. Rows of a group stay together; of rows in time, each part is mixed as those before it
+    say.
     """
+    folds = task.dependence.folds
+    if folds is not None and len(np.unique(folds)) < 2:
+        return "mean"
     parts = _choosing_folds(task)
-    rows = np.concatenate([held for _, held in parts])
-    scores = {}
-    for name, fitter in _fitters(task).items():
-        mixed = [apply(fitter(task.of(own)), task.answers[:, held]) for own, held in parts]
-        scores[name] = task.judge(task.target[rows], np.concatenate(mixed))
-    return scores
+    mixes = {
+        name: [apply(fitter(task.of(own)), task.answers[:, held]) for own, held in parts]
+        for name, fitter in _candidates(task).items()
+    }
+    held = task.of(np.concatenate([rows for _, rows in parts]))
+    scores = {name: task.judge(held.target, np.concatenate(mixes[name])) for name in mixes}
+    by_part = [
+        {name: task.judge(task.target[rows], mixes[name][number]) for name in mixes}
+        for number, (_, rows) in enumerate(parts)
+    ]
+
+    def better(name: str) -> bool:
+        if scores["mean"] == -math.inf or scores[name] <= scores["mean"]:
+            return scores[name] > scores["mean"]
+        if folds is not None and any(one[name] < one["mean"] for one in by_part):
+            return False
+        one, mean = (np.concatenate(mixes[each]) for each in (name, "mean"))
+        return task.judge.surely(held.target, one, mean, held.dependence)
+
+    return max(["mean", *filter(better, scores)], key=lambda name: scores[name])
+
+
+def _candidates(task: Task) -> dict[str, Callable[[Task], State]]:
+    """The methods to choose among: ranks are answers where their order is all that counts."""
+    found = _fitters(task)
+    return {name: found[name] for name in found if name != "ranks" or task.judge.reads_order}
 
 
 def _choosing_folds(task: Task) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(rows to fit on, rows held out) of each fold; the same rows where there are no others."""
+    """(rows to fit on, rows held out) of each part; the same rows where there are no others."""
     rng = np.random.default_rng(task.seed)
     order = rng.permutation(len(task.target))[:_MOST_CHOOSING_ROWS]
-    groups, moments = task.dependence.groups, task.dependence.moments
-    if moments is not None:
-        times = np.array_split(np.unique(moments[order]), _CHOOSING_FOLDS + 1)
-        parts = [order[np.isin(moments[order], block)] for block in times if len(block)]
-        before = [np.concatenate(parts[:number]) for number in range(1, len(parts))]
-        return list(zip(before, parts[1:], strict=True)) or [(order, order)]
-    if groups is not None:
-        drawn = np.array_split(rng.permutation(np.unique(groups[order])), _CHOOSING_FOLDS)
-        parts = [order[np.isin(groups[order], some)] for some in drawn if len(some)]
+    parts = [part for part in _parts(task, order, rng) if len(part)]
+    if task.dependence.moments is None:
+        others = [np.concatenate(parts[:at] + parts[at + 1 :] or parts) for at in range(len(parts))]
+        return list(zip(others, parts, strict=True))
+    moments = task.dependence.moments
+    forward = [(order[moments[order] < moments[part].min()], part) for part in parts]
+    return [(own, part) for own, part in forward if len(own)] or [(order, order)]
+
+
+def _parts(task: Task, order: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """The rows of `order` in parts: by the models that answered them, else about three alike."""
+    depends = task.dependence
+    if depends.folds is not None and len(np.unique(depends.folds[order])) > 1:
+        labels = depends.folds  # groups are whole in them, and times in order, already
+        values = list(np.unique(labels[order])[:, None])
+    elif depends.moments is not None:
+        labels = depends.moments
+        values = np.array_split(np.unique(labels[order]), _CHOOSING_FOLDS + 1)
+    elif depends.groups is not None:
+        labels = depends.groups
+        values = np.array_split(rng.permutation(np.unique(labels[order])), _CHOOSING_FOLDS)
     else:
-        parts = [part for part in np.array_split(order, _CHOOSING_FOLDS) if len(part)]
-    others = [parts[:number] + parts[number + 1 :] for number in range(len(parts))]
-    return [
-        (np.concatenate(rest or [held]), held) for rest, held in zip(others, parts, strict=True)
-    ]
+        return np.array_split(order, _CHOOSING_FOLDS)
+    return [order[np.isin(labels[order], some)] for some in values]
 
 
 def apply(state: Mapping[str, np.ndarray], answers: np.ndarray) -> np.ndarray:

@@ -116,11 +116,15 @@ class Index:
     members: tuple[Tensor, ...]  # of each cell: the rows in it
     around: Tensor  # (cells, near cells): each cell and those next to it
 
-    def search(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def search(
+        self, queries: Tensor, count: int, owners: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The `count` rows nearest to each query: squared distances and positions, (rows, count).
 
-        Query i is a version of point i, which therefore does not count.
+        Query i is a version of point i, which therefore does not count; nor do those that share
+        its number in `owners`, (rows,).
         """
+        owners = torch.arange(len(queries), device=queries.device) if owners is None else owners
         found = queries.new_full((len(queries), count), torch.inf)
         places = torch.zeros((len(queries), count), dtype=torch.int64, device=queries.device)
         home = _closest(queries, self.centres)
@@ -130,7 +134,7 @@ class Index:
             squares = self.points[rows].square().sum(1)
             for part in asked.split(max(1, _BLOCK // max(1, len(rows)))):
                 scores = torch.addmm(squares[None, :], queries[part], self.points[rows].T, alpha=-2)
-                scores.masked_fill_(rows[None, :] == part[:, None], torch.inf)
+                scores.masked_fill_(owners[rows][None, :] == owners[part][:, None], torch.inf)
                 few = min(count, len(rows))
                 best = scores.topk(few, dim=1, largest=False) if few > 1 else _least(scores)
                 found[part, :few] = best[0] + queries[part].square().sum(1, keepdim=True)

@@ -353,7 +353,7 @@ def gain(
     if scores.units <= MOST_BCA_UNITS:
         z0 = _bias(found, effect)
         acceleration = sign * _acceleration(scores, one, other)
-    interval = _interval(found, z0, acceleration, _reach(_pieces(scores)))
+    interval = _interval(found, z0, acceleration, _reach(pieces(scores)))
     return effect, interval, float(np.mean(found > 0) + np.mean(found == 0) / 2)
 
 
@@ -384,7 +384,7 @@ def _acceleration(scores: Judged, one: int, other: int) -> float:
     return float(times @ apart**3 / (6 * square**1.5)) if square > 0 else 0.0
 
 
-def _pieces(scores: Judged) -> int:
+def pieces(scores: Judged) -> int:
     """How many pieces of evidence there are: units, or blocks of them."""
     return scores.units if scores.blocks is None else int(scores.blocks.pieces[-1]) + 1
 

@@ -140,7 +140,9 @@ class Job:
         if self.config.final != "refit":
             return keys
         folds_of = Counter(key.seed for key in keys)
-        whole = [seed for seed, folds in folds_of.items() if folds == len(self.folds)]
+        # a blend may have nothing to learn from before a fold, or no answers to it
+        possible = sum(len(train) > 0 < len(valid) for train, valid in self.folds)
+        whole = [seed for seed, folds in folds_of.items() if folds == possible]
         return keys + [Key(None, seed) for seed in whole]
 
     @property
@@ -570,7 +572,9 @@ def _member(job: Job, key: Key, progress: Progress, writing: threading.RLock) ->
         name=key.name,
         before={name: other.predictor(key) for name, other in job.needed.items()},
         oof={name: other.oof_on(train_rows) for name, other in job.needed.items()},
-        dependence=fold_rules.dependence(job.data, job.problem.competition.folds).of(train_rows),
+        dependence=fold_rules.dependence(
+            job.data, job.problem.competition.folds, job.folds if job.needed else ()
+        ).of(train_rows),
         record=_Recorder(job, key, valid_rows, progress, writing),
         stamp=replace(job.stamp, forced=job.stamp.forced or bool(manifest.get("forced"))),
     )
@@ -649,6 +653,7 @@ def _conclude(job: Job) -> None:
         failed={},  # also where a process was killed before it could say so
         seeds=sorted({key.seed for key in members}),
         members=[key.name for key in members],
+        views=job.run.views_digest(),
         submission=str(job.csv.resolve()),
     )
 

@@ -17,6 +17,7 @@ from . import files, folds
 from .errors import UserError
 from .folds import Fold
 
+_VIEWS = "views.json"
 ASIDE = "~"  # in the name of a folder that holds an earlier state of a run
 ASKED = {"test": "asked-test.npz", "valid": "asked-valid.npz"}  # a member's answers so far
 _Kind = tuple[type | UnionType, type | UnionType]  # of a JSON value, and of what is in it
@@ -39,7 +40,12 @@ _MANIFEST: dict[str, _Kind] = {
     "stamp": (dict, str),
     "seconds": (int | float, str),
 }
-_LATER: dict[str, _Kind] = {"wanted": (list, str), "failed": (dict, str), "forced": (list, dict)}
+_LATER: dict[str, _Kind] = {
+    "wanted": (list, str),
+    "failed": (dict, str),
+    "forced": (list, dict),
+    "views": (str | None, str),
+}
 _SCORES: dict[str, _Kind] = {
     "metric": (str, str),
     "greater_is_better": (bool, str),
@@ -108,6 +114,8 @@ class Run:
     | engine.json | which members were trained together, and why |
     | views.json | with `views=auto`: which views are kept, for the test and for each fold |
     | fold0-seed0/ | a member: what it learned, `answers.npz` when it is finished |
+    | fold0-seed0/test-views.npy | with `views=auto`: its test answers view by view, for the |
+    | | choice that folds or seeds added later make anew, and for who compares or blends the run |
     | oof.npy, covered.npy | one answer a training row, and which rows have one |
     | target.npy | the targets of the training rows, for decisions that learn from OOF answers |
     | test.npy | one answer a test row |
@@ -157,9 +165,10 @@ class Run:
         """The views that answer the rows of a fold, or (None) the test; None where all do.
 
         Raises UserError for a views.json that no run writes, and where a run that has chosen its
-        views has lost it: with all of them its answers would be others.
+        views has lost or changed it: with other views its answers would be others.
         """
-        path = self.folder / "views.json"
+        path = self.folder / _VIEWS
+        self._demand_scored_views()
         if not path.exists():
             if self._chose_views():
                 raise UserError(
@@ -175,6 +184,23 @@ class Run:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{path} is not as kagglekit writes it: train it again")
         return tuple(names)
+
+    def views_digest(self) -> str | None:
+        """Digest of the views that are kept, for run.json to say what was scored; None for all."""
+        path = self.folder / _VIEWS
+        return files.file_digest(path) if path.exists() else None
+
+    def _demand_scored_views(self) -> None:
+        """Raise UserError for other views than the finished run was scored with."""
+        digest = self.views_digest()
+        if digest is None or not (self.folder / "run.json").exists():
+            return
+        told = self.manifest()
+        if told["finished"] is not None and told.get("views", digest) != digest:
+            raise UserError(
+                f"{self.folder / _VIEWS} was changed after the run was scored: delete it and type "
+                "the command that trained the run again, and it is written anew"
+            )
 
     def _chose_views(self) -> bool:
         if not (self.folder / "run.json").exists():

@@ -282,7 +282,8 @@ def _answers(model: Any, known: Known, seed: int) -> np.ndarray:
     with _quiet():
         for learnt, held in _folds(known, seed):
             fitted = clone(model).fit(known.features[learnt], known.target[learnt])
-            answers[held] = fitted.predict(known.features[held])
+            # scikit-learn drops the axis of a single output
+            answers[held] = fitted.predict(known.features[held]).reshape(answers[held].shape)
     return answers
 
 

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -366,6 +367,62 @@ def test_the_training_view_gives_square_images_and_leaves_the_photograph(
         assert changed.dtype == np.uint8
         assert changed.flags.c_contiguous
     assert np.array_equal(picture, before)
+
+
+def test_the_training_view_averages_what_it_shrinks() -> None:
+    stripes = np.zeros((300, 300, 1), np.uint8)
+    stripes[:, ::2] = 200
+    view = augment.training_view(40)
+    for seed in range(20):
+        seen = view(stripes, seed)
+        assert seen[seen > 0].std() < 4  # bilinear without averages gives bars of 0 to 200
+
+
+def test_the_training_view_crops_what_it_promises() -> None:
+    draw = Random(0)
+    for _ in range(500):
+        rows, columns = augment._part(90, 120, draw)
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        assert min(rows.start, columns.start) >= 0
+        assert rows.stop <= 90
+        assert columns.stop <= 120
+        assert 0.28 < height * width / (90 * 120) <= 1
+        assert 0.72 < width / height < 1.38
+    assert augment._part(1, 90, draw) == (slice(0, 1), slice(0, 90))  # nothing else fits
+
+
+def test_the_training_view_jitters_brightness_and_colour_and_leaves_grey_grey() -> None:
+    view = augment.training_view(8)
+    grey, orange = np.full((20, 20, 3), 120, np.uint8), np.full((20, 20, 3), (200, 120, 40))
+    plain = [view(grey, seed)[0, 0].astype(int) for seed in range(300)]
+    assert all(np.ptp(pixel) <= 1 for pixel in plain)
+    seen = np.array([pixel[0] for pixel in plain if pixel.any()])  # but for the patch left out
+    assert 0.7 * 120 - 1 <= seen.min() < 90
+    assert 150 < seen.max() <= 1.3 * 120 + 1
+    assert 0.1 < (seen == 120).mean() < 0.3  # one in five is left as it is
+    pixels = np.array([view(orange.astype(np.uint8), seed)[0, 0] for seed in range(300)], int)
+    pixels = pixels[pixels.any(1)]
+    assert (pixels[:, 0] > pixels[:, 1] + 20).all()  # never another colour
+    assert (pixels[:, 1] > pixels[:, 2] + 20).all()
+    hues = (pixels[:, 1] - pixels[:, 2]) / (pixels[:, 0] - pixels[:, 2])
+    assert 0.3 < hues.min() < 0.4 < 0.6 < hues.max() < 0.7
+
+
+def test_the_training_view_mirrors_half_and_leaves_a_patch_out_of_a_quarter() -> None:
+    ramp = np.repeat(np.arange(40, 240, dtype=np.uint8)[None, :, None], 200, axis=0)
+    view = augment.training_view(64)
+    seen = [view(ramp, seed)[:, :, 0].astype(int) for seed in range(300)]
+    mirrored = np.mean([picture[:, 0].max() > picture[:, -1].max() for picture in seen])
+    patches = np.array([(picture == 0).mean() for picture in seen])
+    assert 0.4 < mirrored < 0.6
+    assert 0.18 < (patches > 0).mean() < 0.32
+    assert 0.01 <= patches[patches > 0].min() < patches.max() < 0.13
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (20, 20, 4)])
+def test_the_training_view_asks_for_grey_or_colour(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="training_view changes images of shape"):
+        augment.training_view(8)(np.zeros(shape, np.uint8), 0)
 
 
 def test_albumentations_that_leave_no_uint8_are_the_user_s_mistake() -> None:

@@ -51,7 +51,12 @@ def test_a_clip_is_stood_for_by_its_middle_frame(download: Path) -> None:
     frames = data.look(0)
     middle = frames[len(frames) // 2].mean((0, 1))
     np.testing.assert_allclose(train[0].mean((1, 2)), middle, atol=1)
-    assert duplicates.looks(data).pictures is not None
+    seen = duplicates.looks(data)
+    assert seen.pictures is not None
+    assert seen.glimpses is not None  # and compared by six, evenly spaced
+    assert seen.glimpses.shape == (len(data.train) + len(data.test), 6, 3, 64, 64)
+    last = frames[11 * len(frames) // 12].mean((0, 1))
+    np.testing.assert_allclose(seen.glimpses[0, 5].mean((1, 2)), last, atol=1)
 
 
 def test_films_never_straddle_folds(download: Path) -> None:

@@ -108,3 +108,48 @@ def neighbours_groups(found: duplicates.Duplicates) -> np.ndarray:
     from kagglekit import neighbours
 
     return neighbours.clusters(found.rows, found.alike)
+
+
+def moving(rows: int, frames: int = 48) -> list[np.ndarray]:
+    """Clips (frames, 1, 36, 36) of blobs that drift over a slope of light."""
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[:36, :36] / 36
+    made = []
+    for _ in range(rows):
+        slope, places = rng.uniform(-80, 80, 2), rng.uniform(0, 0.8, (8, 2))
+        speeds, lights = rng.uniform(-0.6, 0.6, (8, 2)), rng.uniform(-90, 90, 8)
+        sizes = rng.uniform(0.05, 0.2, 8)
+        clip = np.zeros((frames, 36, 36)) + slope[0] * x + slope[1] * y + 100
+        for time in range(frames):
+            for place, speed, light, size in zip(places, speeds, lights, sizes, strict=True):
+                cy, cx = place + speed * time / frames
+                clip[time] += light * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / size**2)
+        made.append(np.clip(clip, 0, 255).astype(np.uint8)[:, None])
+    return made
+
+
+def seen(clips: list[np.ndarray]) -> duplicates.Looks:
+    middles = np.stack([clip[len(clip) // 2] for clip in clips])
+    places = [(2 * np.arange(6) + 1) * len(clip) // 12 for clip in clips]
+    glimpses = np.stack([clip[at] for clip, at in zip(clips, places, strict=True)])
+    features = middles.reshape(len(clips), -1).astype(float)
+    return duplicates.Looks(middles, features, (), "pixels", len(clips), glimpses)
+
+
+def test_a_clip_that_was_cut_again_is_a_copy_and_one_that_shares_a_scene_is_not():
+    clips = moving(48)
+    copies = {
+        "again": np.clip(clips[0] * 1.1 + 5, 0, 255).astype(np.uint8),
+        "its end": clips[1][16:],
+        "its begin": clips[2][:32],
+        "within": clips[3][6:40],
+    }
+    shared = {
+        "one scene": np.concatenate([clips[20][:24], clips[21][24:]]),
+        "the middle": np.concatenate([clips[22][:19], clips[23][19:29], clips[24][29:]]),
+    }
+    found = duplicates.find(seen([*clips[:20], *copies.values(), *shared.values(), *clips[20:]]))
+    pairs = set(zip(found.near.left.tolist(), found.near.right.tolist(), strict=True))
+    assert pairs == {(number, 20 + number) for number in range(4)}
+    exact = duplicates.find(seen([*clips[:20], clips[7], shared["the middle"], clips[23]])).exact
+    assert [*zip(exact.left, exact.right, strict=True)] == [(7, 20)]

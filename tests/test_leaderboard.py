@@ -240,13 +240,18 @@ def test_a_damaged_or_unknown_index_is_made_again_from_the_folders(project: Proj
     assert project.names()[0] == "c"
 
 
-def test_a_damaged_run_is_named_and_keeps_no_other_from_the_index(project: Project):
+def test_a_damaged_run_is_named_and_keeps_no_other_from_the_index(
+    project: Project, caplog: pytest.LogCaptureFixture
+):
     project.run("whole", 0.5)
     project.run("broken", 0.5)
     (project.runs / "digits" / "broken" / "scores.json").write_text('{"cv": ')
     with pytest.raises(UserError, match=r"broken.scores\.json"):
         project.record("broken")
     assert leaderboard.rebuild(project.runs, project.submissions) == 1
+    (warning,) = caplog.messages
+    assert "broken is left out" in warning
+    assert "scores.json" in warning
     write(project.runs / "digits" / "broken" / "scores.json", {"folds": [{"fold": 0}]})
     with pytest.raises(UserError, match="broken"):
         project.record("broken")

@@ -135,3 +135,77 @@ def test_no_text_of_the_pairs_is_computed_by_a_spreadsheet():
     table = leaks._table(SimpleNamespace(data=data, train=2), [("near copy", found, 0)])
     assert table["left_target"].tolist() == ["'=1+1"]
     assert table["right_target"].tolist() == ["-2"]
+
+
+TABLE = '''"""A table."""
+from kagglekit import Competition, fitting, folds, metrics, submission, tables
+
+competition = Competition(
+    slug="table", load=tables.regression, folds=folds.{folds}, metric=metrics.rmse,
+    submission=submission.numbers(), recipes={{"gp": fitting.spline()}},
+)
+'''
+
+
+def table(monkeypatch: pytest.MonkeyPatch, folds: str, **columns: np.ndarray) -> None:
+    """A competition of 200 rows in train and 100 in test, of these columns and two of noise."""
+    home = Path("mine/table")
+    home.mkdir(parents=True)
+    (home / "__init__.py").write_text(TABLE.format(folds=folds))
+    monkeypatch.setenv("KAGGLEKIT_COMPETITIONS", str(Path("mine").resolve()))
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"id": np.arange(300), **columns})
+    rows[["a", "b"]] = rng.standard_normal((300, 2))
+    rows["y"] = rng.standard_normal(300)
+    folder = Path("data/table")
+    folder.mkdir(parents=True)
+    rows[:200].to_csv(folder / "train.csv", index=False)
+    rows[200:].drop(columns="y").to_csv(folder / "test.csv", index=False)
+    rows.loc[200:, ["id", "y"]].to_csv(folder / "sample_submission.csv", index=False)
+
+
+def test_the_time_that_folds_go_by_is_no_column_to_drop(monkeypatch, capsys):
+    table(monkeypatch, "time_ordered('day')", day=np.arange(300) // 2)
+    result = report(capsys, "table")
+    (origin,) = told(result, "train and test")
+    assert origin["level"] == "fine"
+    assert "without day, in whose order folds go forward" in origin["sentence"]
+    assert not any("drop" in finding["advice"] for finding in result["findings"])
+    assert not told(result, "groups")[0]["advice"]
+    assert told(result, "order")[0]["level"] == told(result, "name")[0]["level"] == "fine"
+
+
+def test_what_drifts_with_time_is_told_and_not_called_a_leak(monkeypatch, capsys):
+    table(monkeypatch, "time_ordered('day')", day=np.arange(300) // 2, trend=np.arange(300) ** 2)
+    (origin,) = told(report(capsys, "table"), "train and test")
+    assert origin["level"] == "note"
+    assert "most of all by trend" in origin["sentence"]
+    assert "test comes later" in origin["advice"]
+
+
+@pytest.mark.parametrize(
+    ("first", "advice"), [(50, "time_ordered('who')"), (-99, "grouped('who')")]
+)
+def test_a_column_whose_names_are_others_in_test_names_groups(monkeypatch, capsys, first, advice):
+    who = np.concatenate(
+        [np.random.default_rng(1).integers(0, 50, 200), first + np.arange(100) // 4]
+    )
+    table(monkeypatch, "shuffled", who=who, kind=np.arange(300) % 7)
+    (group,) = (one for one in told(report(capsys, "table"), "groups") if "who" in one["sentence"])
+    assert group["level"] == "note"
+    assert f"folds.{advice}" in group["advice"]
+
+
+def test_rows_that_repeat_in_all_but_the_id_are_told_with_their_targets(monkeypatch, capsys):
+    table(monkeypatch, "shuffled")
+    train = pd.read_csv("data/table/train.csv")
+    test = pd.read_csv("data/table/test.csv")
+    train.loc[10:19, ["a", "b"]] = train.loc[:9, ["a", "b"]].to_numpy()
+    test.loc[:4, ["a", "b"]] = train.loc[100:104, ["a", "b"]].to_numpy()
+    train.to_csv("data/table/train.csv", index=False)
+    test.to_csv("data/table/test.csv", index=False)
+    result = report(capsys, "table")
+    assert result["copies"]["train"]["exact_pairs"] == 10
+    assert result["copies"]["train_and_test"]["exact_pairs"] == 5
+    assert result["copies"]["other_target"] == 10
+    assert any("have different targets" in one["sentence"] for one in told(result, "copies"))

@@ -16,8 +16,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kagglekit import cli, notebook, wheel
+from kagglekit import cli, files, notebook, wheel
 from kagglekit.errors import UserError
+from kagglekit.run import Run
 from tests import miniatures
 
 # a network of its own, in which nothing but this machine's own addresses can be reached
@@ -160,6 +161,8 @@ def test_the_views_that_the_run_keeps_are_in_the_dataset_and_its_own_answers_are
 ) -> None:
     home = Path("runs", "wave", run)
     (home / "views.json").write_text('{"kept": ["original"], "folds": {}}')
+    told = {**Run(home).manifest(), "views": Run(home).views_digest()}
+    files.write_json(home / "run.json", told)
     (member,) = home.glob("all-*")
     (member / "test-views.npy").write_bytes(b"answers")
     made = Path(notebook.write("wave", run, "jane")["folder"])

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kagglekit import metrics, most_probable, viewing
+from kagglekit import files, metrics, most_probable, viewing
 from kagglekit.cli import main
 from kagglekit.errors import UserError
 from kagglekit.run import Answers, Key, Run
@@ -112,17 +112,27 @@ def test_a_rotated_six_is_caught_by_its_own_numbers(
     assert main(["train", "digits", "views=auto"]) == 0
     assert "turned(2)  dropped" in capsys.readouterr().out
 
-    # without the list of kept views, all of them would answer
+    # with another list of kept views, or none, others would answer
     kept = Path(chosen["folder"]) / "views.json"
     told = kept.read_bytes()
-    kept.unlink()
-    for lost in (["predict", "digits", chosen["run"], "--data", "data/digits"],
-                 ["notebook", "digits", chosen["run"], "--user", "jane"],
-                 ["compare", "digits", chosen["run"], every["run"]]):  # fmt: skip
-        assert main(lost) == 2
-        assert "views.json is gone" in capsys.readouterr().err
+    everything = [view["name"] for view in chosen["views"]]
+    edited = {**json.loads(told), "kept": everything}
+    for fault in ("was changed after the run was scored: delete it", "is gone"):
+        files.write_json(kept, edited)
+        if fault == "is gone":
+            kept.unlink()
+        for lost in (["predict", "digits", chosen["run"], "--data", "data/digits"],
+                     ["notebook", "digits", chosen["run"], "--user", "jane"],
+                     ["compare", "digits", chosen["run"], every["run"]]):  # fmt: skip
+            assert main(lost) == 2
+            assert f"views.json {fault}" in capsys.readouterr().err
     assert typed(capsys, "train", "digits", "views=auto")["cv"] == chosen["cv"]
     assert kept.read_bytes() == told
+
+    # what more seeds would choose from anew is needed for as long as the run is
+    (Path(chosen["folder"]) / "fold0-seed0/test-views.npy").unlink()
+    assert main(["compare", "digits", chosen["run"], every["run"]]) == 2
+    assert "fold0-seed0/test-views.npy" in capsys.readouterr().err
 
 
 def judged() -> Any:
