@@ -22,7 +22,10 @@ CPU = torch.device("cpu")
 def on_three_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
+    # a shell leaves it ignored in what it starts in the background
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
+    signal.signal(signal.SIGINT, usual)
     torch.set_num_threads(before)
 
 
