@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import devices
+from . import devices, files
 from . import run as runs
 from .config import Config
 from .data import Split
@@ -68,6 +68,8 @@ class Asker:
         """
         if len(members) < 2 or not hasattr(self.recipe, "together"):
             return
+        if any((member.folder / runs.ALONE).exists() for member in members):
+            return
         predictors: list[Any] = [
             self.recipe.restore(member.folder, self.config, member.before) for member in members
         ]
@@ -76,11 +78,11 @@ class Asker:
             self._ask(pairs, "test")
             self._ask([pair for pair in pairs if len(pair[0].valid)], "valid")
         except Unstackable as reason:
-            _log.warning("engine: asks its members one by one: %s", reason)
+            _part(members, str(reason))
         except RuntimeError as error:
             if not devices.is_out_of_memory(error):
                 raise
-            _log.warning("engine: asks its members one by one: there is not memory for all")
+            _part(members, "there is not memory for all")
 
     def _ask(self, pairs: Sequence[tuple[Member, Any]], part: str) -> None:
         if len(pairs) < 2:
@@ -104,3 +106,15 @@ class Asker:
         """Between two times that answers are saved."""
         seconds: float = getattr(self.config, "checkpoint_seconds", 30)
         return seconds
+
+
+def _part(members: Sequence[Member], reason: str) -> None:
+    """Let these members be asked one by one, from the first batch on and whoever is left of them.
+
+    What was gathered together depends on when it was saved, and fewer members may fit in memory.
+    """
+    _log.warning("engine: asks its members one by one: %s", reason)
+    for member in members:
+        files.write_json(member.folder / runs.ALONE, {"why": reason})
+        for name in runs.ASKED.values():
+            (member.folder / name).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from .train import (
 )
 from .views import original
 
+T = TypeVar("T")
 Finish = Callable[[Sequence[tuple[Plan, Trained]]], None]
 
 _log = logging.getLogger("kagglekit")
@@ -80,11 +81,13 @@ def train_cohort(
         cohort = Cohort(plans, saver, passes)
         try:
             cohort.train()
-            cohort.conclude(finish)
+            ended = cohort.conclude()
         except signals.Interrupted as interruption:
             if not interruption.amid:  # but between two rounds, in scoring say
                 saver.save(cohort.states)
             raise
+        if ended:
+            finish(ended)
     return cohort.failed
 
 
@@ -224,37 +227,64 @@ class Cohort:
 
     def _watch(self) -> None:
         """Note each member's loss on the rows that it watches."""
-        loaders = [seat.plan.watched for seat in self.seats if seat.plan.watched is not None]
         if not self.seats[0].plan.watches:
             return
-        ensemble = self._ensemble("watched", loaders)
-        if ensemble is None:
+        loaders = [seat.plan.watched for seat in self.seats if seat.plan.watched is not None]
+        losses = self._asked("watched", loaders, lambda ensemble: ensemble.means(loaders))
+        if losses is None:
             for seat in self.seats:
                 watch(seat.plan, seat.state)
             return
-        for seat, loss in zip(self.seats, ensemble.means(loaders), strict=True):
+        for seat, loss in zip(self.seats, losses, strict=True):
             note_watched(seat.state, loss)
 
-    def _scored(self) -> list[np.ndarray | None]:
+    def _scored(self) -> Sequence[np.ndarray | None]:
         """Each member's answers to the fold that is held out of it, where they are asked for."""
-        asked = [seat.plan.scores(seat.state.epoch + 1) for seat in self.seats]
-        loaders = [seat.plan.scored for seat in self.seats if seat.plan.scored is not None]
-        ensemble = self._ensemble("scored", loaders) if all(asked) else None
-        if ensemble is None:
-            return [scored_answers(seat.plan, seat.state) for seat in self.seats]
-        batches = zip(*ensemble.answers(loaders, (original,)), strict=True)
-        return [concatenated(own)[0] for own in batches]
 
-    def _ensemble(self, purpose: str, loaders: Sequence[Loader]) -> Ensemble | None:
-        """All members as one that is asked, made once a stack; None where they are asked alone."""
-        if purpose not in self.ensembles:
-            plan = self.seats[0].plan
-            asks = plan.objective.predict if purpose == "scored" else partial(_loss, plan.objective)
-            module = self.stack.module if self.average is None else self.average.module
-            models = [seat.state.answering for seat in self.seats]
-            made = Ensemble(models, named_tensors(module), asks, plan.config)
-            self.ensembles[purpose] = made if _is_right(made, loaders) else None
-        return self.ensembles[purpose]
+        def ask(ensemble: Ensemble) -> list[np.ndarray]:
+            batches = zip(*ensemble.answers(loaders, (original,)), strict=True)
+            return [concatenated(own)[0] for own in batches]
+
+        wanted = [seat.plan.scores(seat.state.epoch + 1) for seat in self.seats]
+        loaders = [seat.plan.scored for seat in self.seats if seat.plan.scored is not None]
+        answers = self._asked("scored", loaders, ask) if all(wanted) else None
+        if answers is None:
+            return [scored_answers(seat.plan, seat.state) for seat in self.seats]
+        return answers
+
+    def _asked(
+        self, purpose: str, loaders: Sequence[Loader], ask: Callable[[Ensemble], list[T]]
+    ) -> list[T] | None:
+        """What all members say as one; None where they are to be asked one by one."""
+        try:
+            if purpose not in self.ensembles:
+                self.ensembles[purpose] = self._ensemble(purpose, loaders)
+            ensemble = self.ensembles[purpose]
+            return None if ensemble is None else ask(ensemble)
+        except Unstackable as reason:
+            why = str(reason)
+        except RuntimeError as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            why = "there is not memory for all"
+        _log.warning("engine: asks its members one by one: %s", why)
+        self.ensembles[purpose] = None
+        return None
+
+    def _ensemble(self, purpose: str, loaders: Sequence[Loader]) -> Ensemble:
+        """All members as one; Unstackable where they would not answer as each does alone."""
+        plan = self.seats[0].plan
+        function = plan.objective.predict if purpose == "scored" else partial(_loss, plan.objective)
+        module = self.stack.module if self.average is None else self.average.module
+        made = Ensemble(
+            [seat.state.answering for seat in self.seats],
+            named_tensors(module),
+            function,
+            plan.config,
+            calls=plan.epochs * len(loaders[0]),
+        )
+        made.demand_right(next(abreast(loaders)))
+        return made
 
     @property
     def _at_once(self) -> bool:
@@ -291,18 +321,16 @@ class Cohort:
 
     # --- what follows ---------------------------------------------------------------------------
 
-    def conclude(self, finish: Finish) -> None:
-        """The second-order phase of all members, and the end of each."""
+    def conclude(self) -> list[tuple[Plan, Trained]]:
+        """The second-order phase of all members, and what each has become."""
         states = {name: self._answering(plan) for name, plan in self.plans.items()
                   if name not in self.failed}  # fmt: skip
-        if not states:
-            return
-        if next(iter(self.plans.values())).config.polish:
+        if states and next(iter(self.plans.values())).config.polish:
             for name, state in states.items():
                 self.waiting[name] = {**self.waiting[name], "progress": state.progress}
             some = [(self.plans[name], state) for name, state in states.items()]
             polish_answering(some, lambda: self.saver.stepped(self.states))
-        finish([(self.plans[name], self._ended(name, state)) for name, state in states.items()])
+        return [(self.plans[name], self._ended(name, state)) for name, state in states.items()]
 
     def _answering(self, plan: Plan) -> State:
         """Where a member stands at the end of the first phase, its weights no slices any more."""
@@ -344,17 +372,6 @@ class Cohort:
 
 def _loss(objective: Objective, model: nn.Module, batch: Batch) -> Tensor:
     return total(objective.loss(model, batch))
-
-
-def _is_right(ensemble: Ensemble, loaders: Sequence[Loader]) -> bool:
-    """Whether models give together what each gives alone; said where they do not."""
-    try:
-        batch, _ = next(abreast(loaders))
-        ensemble.demand_right(batch)
-    except Unstackable as reason:
-        _log.warning("engine: asks its members one by one: %s", reason)
-        return False
-    return True
 
 
 def _is_over(seat: Seat) -> bool:

@@ -51,7 +51,9 @@ class Work:
 
 
 def fit(members: Sequence[Member], work: Work, config: NetworkConfig) -> None:
-    """Train the members that are not finished, as `engine` says; `done` is called for each.
+    """Train the members that are not finished, as `engine` says; all that are, are then done.
+
+    `done` is called for each, but once for those of a stack.
 
     Raises DivergedError, when the others are finished, for those whose numbers burst.
     """
@@ -64,6 +66,8 @@ def fit(members: Sequence[Member], work: Work, config: NetworkConfig) -> None:
     failed: dict[str, str] = {}
     for choice, given in _chosen(left, work, config):
         failed |= _trained(choice, given, work)
+    for some in work.waiting.values():  # those whose company could not be trained after all
+        some[0].done(*some[1:])
     demand_none(failed)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,51 +18,53 @@ from .predict import readable
 from .stacking import TOLERANCE, Unstackable, attach, distance, in_double, in_single, recorded
 from .views import View
 
+Apply = Callable[[nn.Module, Batch], Tensor]  # a function of a model and a batch
+
 _FEW_ROWS = 32  # of a batch, on which answers are compared in double precision
-_OFTEN = 50  # batches of one shape after which recording the pass saves more than it takes
+_OFTEN = 50  # calls from which recording the pass saves more than it takes
 
 
 class Ensemble:
     """A function of several models, each on rows of its own and as it would be alone.
 
     `function` gives answers to a batch, or a loss. `tensors` are weights and buffers by name,
-    (models, ...): see `stacking.attach`. What changes there has changed in the ensemble.
+    (models, ...): see `stacking.attach`. What changes there has changed in the ensemble. `calls`
+    is about how often it will be asked, from the beginning of a run and not of a session.
     """
 
     def __init__(
         self,
         models: Sequence[nn.Module],
         tensors: Mapping[str, Tensor],
-        function: Callable[[nn.Module, Batch], Tensor],
+        function: Apply,
         config: NetworkConfig,
+        calls: int = 0,
     ) -> None:
         self.models, self.function, self.config = models, function, config
         self.tensors = {f"model.{name}": tensor.detach() for name, tensor in tensors.items()}
         self.device = next(iter(self.tensors.values())).device
-        self.asked: Counter[Any] = Counter()  # by shapes of a batch
-        self.quick: dict[Any, Callable[[list[Tensor]], Tensor]] = {}
+        self.often = calls >= _OFTEN
+        self.passes: dict[Any, Callable[[list[Tensor]], Tensor]] = {}  # recorded, by shapes
         self.pattern = Function(copy.deepcopy(models[0]).eval(), function)
 
     @classmethod
     def of(
-        cls,
-        models: Sequence[nn.Module],
-        function: Callable[[nn.Module, Batch], Tensor],
-        config: NetworkConfig,
+        cls, models: Sequence[nn.Module], function: Apply, config: NetworkConfig, calls: int = 0
     ) -> Ensemble:
         """The ensemble of these models, whose weights and buffers become slices of its own."""
         stacked = copy.deepcopy(models[0])
         attach(stacked, models)
-        return cls(models, named_tensors(stacked), function, config)
+        return cls(models, named_tensors(stacked), function, config, calls)
 
     def __call__(self, batch: Batch) -> Tensor:
         """(models, ...) of a batch whose parts are (models, rows, ...)."""
         parts = list(batch)
+        if not self.often:
+            return self._mapped(parts)
         kind = tuple((part.shape, part.stride(), part.dtype) for part in parts)
-        self.asked[kind] += 1
-        if self.asked[kind] == _OFTEN:
-            self.quick[kind] = self._recorded(parts)
-        return self.quick.get(kind, self._mapped)(parts)
+        if kind not in self.passes:
+            self.passes[kind] = self._recorded(parts)
+        return self.passes[kind](parts)
 
     def _mapped(self, parts: list[Tensor]) -> Tensor:
         return self._inside(*self.tensors.values(), *parts)
@@ -83,10 +84,7 @@ class Ensemble:
     def _recorded(self, parts: list[Tensor]) -> Callable[[list[Tensor]], Tensor]:
         """The same for batches of one kind, without vmap, and on a GPU as a graph."""
         own = list(self.tensors.values())
-        try:
-            forward = torch.no_grad()(recorded(self._inside, [*own, *parts]))
-        except Unstackable:  # it goes on as it did
-            return self._mapped
+        forward = torch.no_grad()(recorded(self._inside, [*own, *parts]))
         if not capture.possible(self.device):
             return lambda given: forward(*own, *given)
 
@@ -109,56 +107,78 @@ class Ensemble:
         On the CPU, float32 or float64, views undone. `first` is the number of the batch to begin
         with; a model whose rows are over answers none.
         """
-        for (inputs, *rest), counts in abreast(loaders, first):
-            seen = []
-            for view in views:
-                answered = self([_row_by_row(view.apply, inputs), *rest])
-                seen.append(_row_by_row(view.undo, answered))
-            answers = readable(torch.stack(seen, dim=1))
-            yield [own[:, :count] for own, count in zip(answers, counts, strict=True)]
+        for batches in abreast(loaders, first):
+            if (batch := _together(batches)) is not None:
+                yield list(readable(self._seen(batch, views)))
+                continue
+            # filled up, the shorter ones would be others to a model that looks across its batch
+            seen = {at: self._seen_alone(at, own, views)
+                    for at, own in enumerate(batches) if own is not None}  # fmt: skip
+            nothing = next(iter(seen.values()))[:, :0]
+            yield [seen.get(at, nothing) for at in range(len(batches))]
+
+    def _seen(self, batch: Batch, views: Sequence[View]) -> Tensor:
+        """(models, views, rows, ...)"""
+        inputs, *rest = batch
+        seen = []
+        for view in views:
+            answered = self([_row_by_row(view.apply, inputs), *rest])
+            seen.append(_row_by_row(view.undo, answered))
+        return torch.stack(seen, dim=1)
+
+    def _seen_alone(self, place: int, batch: Batch, views: Sequence[View]) -> Tensor:
+        """(views, rows, ...)"""
+        inputs, *rest = batch
+        seen = [view.undo(self.alone(place, [view.apply(inputs), *rest])) for view in views]
+        return readable(torch.stack(seen))
 
     def means(self, loaders: Sequence[Loader]) -> list[float]:
         """For each model the mean over its own rows, of a function that is a mean over a batch."""
-        totals = [0.0] * len(self.models)
-        rows = [0] * len(self.models)
-        for batch, counts in abreast(loaders):
-            if len(set(counts)) == 1:
-                values = self(batch).tolist()
-            else:  # rows that fill up must not count in a mean
-                parts = [[part[at, :n] for part in batch] for at, n in enumerate(counts)]
-                values = [float(self.alone(at, part)) if len(part[0]) else 0.0
-                          for at, part in enumerate(parts)]  # fmt: skip
-            for place, (value, count) in enumerate(zip(values, counts, strict=True)):
-                totals[place] += value * count
-                rows[place] += count
+        totals, rows = [0.0] * len(self.models), [0] * len(self.models)
+        for batches in abreast(loaders):
+            batch = _together(batches)
+            values = None if batch is None else self(batch).tolist()
+            for place, own in enumerate(batches):
+                if own is not None:
+                    value = float(self.alone(place, own)) if values is None else values[place]
+                    totals[place] += value * len(own[0])
+                    rows[place] += len(own[0])
         return [total / max(count, 1) for total, count in zip(totals, rows, strict=True)]
 
-    def demand_right(self, batch: Batch) -> None:
-        """Raise Unstackable unless each model gives what it gives alone, of a batch as above.
+    def demand_right(self, batches: Sequence[Batch | None]) -> None:
+        """Raise Unstackable unless each model gives what it gives alone, of a batch of its own.
 
         Compared on a few rows in double precision, where nothing but a mistake differs, and on all
-        as they are.
+        that the batches have in common as they are.
         """
-        few = [in_double(part[:, :_FEW_ROWS]) for part in batch]
-        doubled = [copy.deepcopy(model).double() for model in self.models]
-        exact = Ensemble.of(doubled, self.function, in_single(self.config))
+        common = _together(batches)
+        if common is None:
+            rows = min(0 if batch is None else len(batch[0]) for batch in batches)
+            common = _together([batch and [part[:rows] for part in batch] for batch in batches])
+        if common is None:
+            raise Unstackable("a member has no rows")
+        few = [part[:, :_FEW_ROWS] for part in common]
         try:
-            exact._compare(few, TOLERANCE["fp64"])
-        except (RuntimeError, TypeError) as error:  # single precision in the model's code, say
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-        self._compare(batch, TOLERANCE[self.config.precision])
+            doubled = [copy.deepcopy(model).double() for model in self.models]
+            exact = Ensemble.of(doubled, self.function, in_single(self.config))
+            exact._compare([in_double(part) for part in few], TOLERANCE["fp64"])
+        except (RuntimeError, TypeError):  # single precision in the model's code; Apple's GPUs
+            single = list(map(copy.deepcopy, self.models))
+            exact = Ensemble.of(single, self.function, in_single(self.config))
+            exact._compare(few, TOLERANCE["fp32"])
+        self._compare(common, TOLERANCE[self.config.precision])
 
     def _compare(self, batch: Batch, most: float) -> None:
+        places = range(len(self.models))
+        alone = [self.alone(place, [part[place] for part in batch]) for place in places]
         try:
             together = self(batch)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # vmap and a model's own code fail in many ways
             raise Unstackable(str(error).strip().split("\n")[0]) from error
-        for place in range(len(self.models)):
-            alone = self.alone(place, [part[place] for part in batch])
-            apart = distance([together[place]], [alone])
+        for place in places:
+            apart = distance([together[place]], [alone[place]])
             if not apart <= most:
                 raise Unstackable(f"together, it would give something else ({apart:.1g} of it)")
 
@@ -166,6 +186,19 @@ class Ensemble:
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Weights and buffers of a module, by name."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _together(batches: Sequence[Batch | None]) -> Batch | None:
+    """One batch whose parts are (models, rows, ...); None where rows are not equally many."""
+    first = batches[0]
+    if first is None or any(batch is None for batch in batches):
+        return None
+    if all(batch is first for batch in batches):
+        return [part.expand(len(batches), *part.shape) for part in first]
+    whole = [batch for batch in batches if batch is not None]
+    if len({len(batch[0]) for batch in whole}) > 1:
+        return None
+    return [torch.stack(parts) for parts in zip(*whole, strict=True)]
 
 
 def _row_by_row(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:

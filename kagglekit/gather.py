@@ -27,18 +27,24 @@ def gather(batches: Batches, rows: int, path: Path, seconds: float) -> np.ndarra
         for batch in batches(first):
             yield [batch]
 
-    return gather_abreast(alone, {path: rows}, seconds)[0]
+    (done,) = _gathered(alone, {path: rows}, seconds)
+    return np.concatenate(done, axis=1)
 
 
-def gather_abreast(batches: Abreast, rows: Mapping[Path, int], seconds: float) -> list[np.ndarray]:
-    """`gather` of several members, for each the rows that it is asked and where it keeps them.
+def gather_abreast(batches: Abreast, rows: Mapping[Path, int], seconds: float) -> None:
+    """`gather` of several members, for each where its answers are kept and to how many rows.
 
     What not all of them have kept is computed again, for all.
     """
+    _gathered(batches, rows, seconds)
+
+
+def _gathered(batches: Abreast, rows: Mapping[Path, int], seconds: float) -> list[list[np.ndarray]]:
+    """The batches of each member, which are then on the disk too."""
     done = [_read(path, wanted) for path, wanted in rows.items()]
     pairs = zip(done, rows.values(), strict=True)
     if all(some and sum(batch.shape[1] for batch in some) == wanted for some, wanted in pairs):
-        return [np.concatenate(some, axis=1) for some in done]
+        return done
     least = min(map(len, done))
     done = [some[:least] for some in done]
     pace = Pace(seconds)
@@ -59,7 +65,7 @@ def gather_abreast(batches: Abreast, rows: Mapping[Path, int], seconds: float) -
         write()
         raise
     write()
-    return [np.concatenate(some, axis=1) for some in done]
+    return done
 
 
 def _write(path: Path, done: list[np.ndarray]) -> None:

@@ -139,29 +139,17 @@ class Loader:
         return ready
 
 
-def abreast(loaders: Sequence[Loader], first: int = 0) -> Iterator[tuple[Batch, list[int]]]:
-    """Batches of several loaders at once, (loaders, rows, ...), and how many rows of each count.
+def abreast(loaders: Sequence[Loader], first: int = 0) -> Iterator[list[Batch | None]]:
+    """A batch of each loader at a time, from the number `first` on; None of one that is over.
 
-    Begins with the batch of number `first`. Shorter batches are filled up with rows that do not
-    count; one loader that is given several times is read once.
+    One loader that is given several times is read once, and its batch given as often.
     """
     if all(loader is loaders[0] for loader in loaders):
         for batch in loaders[0].batches(0, first):
-            shared = [part.expand(len(loaders), *part.shape) for part in batch]
-            yield shared, [len(batch[0])] * len(loaders)
+            yield [batch] * len(loaders)
         return
     for batches in zip_longest(*(loader.batches(0, first) for loader in loaders)):
-        counts = [0 if batch is None else len(batch[0]) for batch in batches]
-        longest = max((batch for batch in batches if batch is not None), key=lambda b: len(b[0]))
-        filled = [_filled(batch, longest) for batch in batches]
-        yield [torch.stack(parts) for parts in zip(*filled, strict=True)], counts
-
-
-def _filled(batch: Batch | None, longest: Batch) -> Batch:
-    if batch is None:
-        return longest
-    missing = len(batch[0])
-    return [torch.cat([own, other[missing:]]) for own, other in zip(batch, longest, strict=True)]
+        yield list(batches)
 
 
 def count(dataset: Dataset[Any]) -> int:

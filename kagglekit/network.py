@@ -282,10 +282,10 @@ class NetworkPredictors(Generic[C]):
     def _ensemble(self, loaders: Sequence[Loader]) -> Ensemble:
         """The members as one, which is compared with each alone on the first batch."""
         one = self.each[0]
-        objective = one.recipe.objective(one.config)
-        ensemble = Ensemble.of([other.model for other in self.each], objective.predict, one.config)
-        batch, _ = next(abreast(loaders))
-        ensemble.demand_right(batch)
+        predict = one.recipe.objective(one.config).predict
+        calls = len(one.views) * len(loaders[0])
+        ensemble = Ensemble.of([other.model for other in self.each], predict, one.config, calls)
+        ensemble.demand_right(next(abreast(loaders)))
         return ensemble
 
 

@@ -523,7 +523,8 @@ class _Fitting:
         self.answered: set[Key] = set()
         self.writing = threading.RLock()  # what all members share: run.json, the history
         self.started = self.last = time.monotonic()
-        self.ended: dict[int, float] = {}  # by thread, when the last member of its lane was done
+        # by thread, when the last member of its lane was done
+        self.ended: dict[threading.Thread, float] = {}
 
     def member(self, key: Key) -> Member:
         """The member as the recipe gets it."""
@@ -535,12 +536,18 @@ class _Fitting:
         waiting = [one for one in members if Key.parse(one.name) not in self.answered]
         if not waiting:
             return
-        began = self.ended.get(threading.get_ident(), self.started)
+        began = self._began()
         go_on("predict")
         self.job.ask.together(waiting)
         for member in waiting:
             self._answer(member, began)
-        self.ended[threading.get_ident()] = time.monotonic()
+        self.ended[threading.current_thread()] = time.monotonic()
+
+    def _began(self) -> float:
+        """When what is done now began: after the last of this lane, or of lanes that are over."""
+        here = threading.current_thread(), threading.main_thread()
+        over = [end for lane, end in self.ended.items() if lane in here or not lane.is_alive()]
+        return max([self.started, *over])
 
     def _answer(self, member: Member, began: float) -> None:
         key = Key.parse(member.name)

@@ -31,6 +31,7 @@ _CHUNK = 1000  # rows whose Jacobian is held at once, of all models
 _LBFGS_ITERATIONS = 20  # of one step
 # Bytes of the J'J of models that are polished together: on a CPU what stays in its caches.
 _CURVATURE = {"cpu": 1 << 23, "cuda": 1 << 31, "mps": 1 << 30}
+_ROWS = 1 << 31  # bytes of their rows times weights, which is more than activations take
 _APART = 1e-9  # relative: what a model may answer otherwise beside others than alone
 
 _log = logging.getLogger("kagglekit")
@@ -136,8 +137,10 @@ def _groups(
     if config.polish_method == "gauss_newton":
         weights = [w for w in cases[0].model.parameters() if w.requires_grad]
         blocks = weights[0].shape[0] if objective.independent else 1
-        size = sum(weight.numel() for weight in weights) // blocks
-        most = max(1, _CURVATURE[weights[0].device.type] // (blocks * size**2 * 8))
+        whole = sum(weight.numel() for weight in weights)
+        curved = whole**2 // blocks * 8
+        shown = max(count(loader.dataset) for case in cases for loader in case.loaders) * whole * 8
+        most = max(1, min(_CURVATURE[weights[0].device.type] // curved, _ROWS // shown))
 
     def steps(case: Case) -> int:
         done: int = case.progress.get("steps", 0)
@@ -172,13 +175,6 @@ class Rows:
         count = torch.tensor(counts, dtype=torch.float64, device=device)
         mask = (torch.arange(most, device=device) < count[:, None]).double()[..., None]
         return cls(batch, count, None if min(counts) == most else mask)
-
-    def at(self, places: Tensor) -> Rows:
-        """Those of some of the models."""
-        if len(places) == len(self.count):
-            return self
-        mask = None if self.mask is None else self.mask[places]
-        return Rows([part[places] for part in self.batch], self.count[places], mask)
 
     def chunks(self, size: int) -> Iterator[Rows]:
         """At most `size` rows of each model at a time."""
@@ -322,13 +318,12 @@ def _kept(model: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def _demand_alike(phase: Phase) -> None:
     """Raise RuntimeError unless each model answers its held-out rows as it does alone."""
-    together = phase.evaluate(phase.weights, phase.held_out)
+    rows = phase.held_out
+    together = phase.evaluate(phase.weights, rows)
     for place, model in enumerate(phase.models):
-        batch = [part[place] for part in phase.held_out.batch]
-        alone = Function(model, phase.wrapped.function)(batch)
-        if phase.held_out.mask is not None:
-            alone = alone * phase.held_out.mask[place]
-        apart = float((together[place] - alone).norm())
+        own = int(rows.count[place])
+        alone = Function(model, phase.wrapped.function)([part[place, :own] for part in rows.batch])
+        apart = float((together[place, :own] - alone).norm())
         if not apart <= _APART * max(float(alone.norm()), 1e-300):
             raise RuntimeError(f"together, {apart:.1g} of a residual would be another")
 

@@ -276,11 +276,21 @@ def _deaths_told_later() -> Iterator[None]:
         yield
         return
     told: list[int] = []
-    signal.signal(signal.SIGCHLD, lambda number, frame: told.append(number))
+    beginning = True
+
+    def note(number: int, frame: Any) -> None:
+        if beginning:
+            told.append(number)
+        else:  # torch's handler, put above this one meanwhile, passes on what it is told
+            handler(number, frame)
+
+    signal.signal(signal.SIGCHLD, note)
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, handler)
+        beginning = False
+        if signal.getsignal(signal.SIGCHLD) is note:
+            signal.signal(signal.SIGCHLD, handler)
     if told:
         handler(signal.SIGCHLD, None)
 

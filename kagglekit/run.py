@@ -20,6 +20,7 @@ from .folds import Fold
 _VIEWS = "views.json"
 ASIDE = "~"  # in the name of a folder that holds an earlier state of a run
 ASKED = {"test": "asked-test.npz", "valid": "asked-valid.npz"}  # a member's answers so far
+ALONE = "asked-alone.json"  # why a member is not asked together with others
 _Kind = tuple[type | UnionType, type | UnionType]  # of a JSON value, and of what is in it
 _MANIFEST: dict[str, _Kind] = {
     "recipe": (str, str),
@@ -237,7 +238,7 @@ class Run:
 
     def _forget_asked(self, member: Path) -> None:
         """Remove what a member that has answered had gathered of its answers."""
-        for name in ASKED.values():
+        for name in (*ASKED.values(), ALONE):
             (member / name).unlink(missing_ok=True)
 
     def forget(self, key: Key, epoch: int) -> None:

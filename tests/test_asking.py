@@ -84,7 +84,7 @@ def test_all_answers_are_gathered_at_once_and_are_those_of_each_alone(
     assert not np.allclose(alone[0].test, alone[1].test, atol=1e-4)
 
 
-@pytest.mark.parametrize("fatal", [1, 3, 5, 8])
+@pytest.mark.parametrize("fatal", [1, 2, 3, 5])
 def test_a_kill_amid_the_asking_changes_no_bit(
     fatal: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,15 +146,32 @@ def test_those_that_cannot_be_asked_together_are_asked_one_by_one(
     assert all(asker(member).test.shape == (20, 2) for member in cohort)
 
 
-def test_memory_for_one_alone_is_enough(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("seconds", [0, 1000])
+@pytest.mark.parametrize("fatal", [2, 4])
+def test_memory_for_one_alone_is_enough_and_when_it_was_saved_makes_no_difference(
+    fatal: int,
+    seconds: int,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asker, cohort = fitted(tmp_path, regressor())
+    """Nor does it that fewer members, those that a killed session has left, would fit."""
+    asker, cohort = fitted(tmp_path / "a", regressor())
+    wanted = [asker(member) for member in cohort]
+    full, others = fitted(tmp_path / "b", regressor())
+    full = replace(full, config=replace(CONFIG, checkpoint_seconds=seconds))
+    calls, ask = [0], Ensemble.__call__
 
-    def full(*given: Any) -> Any:
-        raise torch.OutOfMemoryError("no memory")
+    def hungry(ensemble: Ensemble, batch: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == fatal:
+            raise torch.OutOfMemoryError("no memory")
+        return ask(ensemble, batch)
 
-    monkeypatch.setattr(Ensemble, "__call__", full)
-    asker.together(cohort)
+    monkeypatch.setattr(Ensemble, "__call__", hungry)
+    full.together(others)
     assert "there is not memory for all" in caplog.text
-    assert all(asker(member).test.shape == (20, 2) for member in cohort)
+    full.together(others[1:])
+    assert calls[0] == fatal
+    for member, answers in zip(others, wanted, strict=True):
+        same(full(member), answers)

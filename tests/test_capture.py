@@ -84,16 +84,13 @@ def test_what_is_replayed_learns_what_is_not(
 
 
 @pytest.mark.usefixtures("replayed")
-def test_replayed_members_answer_with_all_views_as_those_that_are_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_replayed_members_answer_with_all_views_as_those_that_are_not() -> None:
     """A replay overwrites the answers to the view before."""
-    monkeypatch.setattr(ensemble, "_OFTEN", 1)
-    _demand_replayed_right(torch.device("cpu"), near=1e-6)
-    assert Replay.made == 2  # whole batches, and what is left at the end
+    _demand_replayed_right(torch.device("cpu"), near=1e-6, calls=1000)
+    assert Replay.made == 1
 
 
-def _demand_replayed_right(device: torch.device, near: float) -> None:
+def _demand_replayed_right(device: torch.device, near: float, calls: int) -> None:
     config, task = settings(), Task((1, 8, 8), 3)
     models = [convolution(config, task).to(device).eval() for _ in range(3)]
     parts = [pictures().split(np.arange(rows), "valid").tensors() for rows in (40, 40, 20)]
@@ -102,7 +99,7 @@ def _demand_replayed_right(device: torch.device, near: float) -> None:
     predict = multiclass(config).predict
     alone = [torch.cat(list(answers_by_view(model, multiclass(config), loader, seen)), 1)
              for model, loader in zip(models, loaders, strict=True)]  # fmt: skip
-    joint = ensemble.Ensemble.of(models, predict, config)
+    joint = ensemble.Ensemble.of(models, predict, config, calls)
     found = [torch.cat(own, 1) for own in zip(*joint.answers(loaders, seen), strict=True)]
     for own, wanted in zip(found, alone, strict=True):
         torch.testing.assert_close(own, wanted, rtol=near, atol=near)
@@ -110,10 +107,9 @@ def _demand_replayed_right(device: torch.device, near: float) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_members_answer_together_on_a_gpu_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for often in (1, 1000):
-        monkeypatch.setattr(ensemble, "_OFTEN", often)
-        _demand_replayed_right(torch.device("cuda"), near=0.02)  # TensorFloat-32
+@pytest.mark.parametrize("calls", [1, 1000])
+def test_members_answer_together_on_a_gpu_as_alone(calls: int) -> None:
+    _demand_replayed_right(torch.device("cuda"), 0.02, calls)  # TensorFloat-32
 
 
 def doubled(given: Sequence[Tensor]) -> list[Tensor]:

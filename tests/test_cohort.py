@@ -17,6 +17,7 @@ from torch import nn
 
 from kagglekit import checkpoint, choices, signals
 from kagglekit.augment import affine
+from kagglekit.ensemble import Ensemble
 from kagglekit.errors import DivergedError
 from kagglekit.network import Network
 from kagglekit.recipe import Member
@@ -235,6 +236,66 @@ def test_members_that_are_kept_wait_for_the_others_of_their_stack_and_all_end_al
     assert not list((tmp_path / "b").glob("*.bin"))
     recipe.fit(list(map(listed, broken[1:])), config)  # killed before these were answered
     assert asked[1:] == [[member.name for member in broken[1:]]]
+
+
+def test_those_that_are_kept_are_asked_together_also_where_another_bursts_again(
+    tmp_path: Path,
+) -> None:
+    config, recipe = settings(engine="stacked"), regressor()
+    cohort = members(numbers(), tmp_path)
+    asked: list[list[str]] = []
+
+    def listed(member: Member) -> Member:
+        def done(*others: Member) -> None:
+            asked.append([one.name for one in (member, *others)])
+
+        return replace(member, done=done)
+
+    given = [listed(cohort[0]), bursting(listed(cohort[1]), config), listed(cohort[2])]
+    for session in range(1, 3):  # the second as after a kill before they had answered
+        with pytest.raises(DivergedError):
+            recipe.fit(given, config)
+        assert asked == [[cohort[0].name, cohort[2].name]] * session
+
+
+def test_a_signal_while_members_answer_leaves_no_checkpoint_of_what_is_kept(tmp_path: Path) -> None:
+    config = settings(engine="stacked", checkpoint_seconds=3600)
+    cohort = members(numbers(), tmp_path)
+
+    def interrupted(*others: Member) -> None:
+        raise signals.Interrupted(signal.SIGTERM)
+
+    with pytest.raises(signals.Interrupted):
+        regressor().fit([replace(member, done=interrupted) for member in cohort], config)
+    assert all((member.folder / "weights.safetensors").exists() for member in cohort)
+    assert not list(tmp_path.glob("*.bin"))
+
+
+@pytest.mark.parametrize("purpose", ["watched", "scored"])
+def test_memory_that_does_not_hold_all_when_they_are_asked_ends_no_training(
+    purpose: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    knobs: dict[str, Any] = {"score_every": 1} if purpose == "scored" else KNOBS["patience"]
+    config, recipe = settings(engine="stacked", **knobs), regressor()
+    usual, full = members(numbers(), tmp_path / "a"), members(numbers(), tmp_path / "b")
+    recipe.fit(usual, config)
+    calls, ask = [0], Ensemble.__call__
+
+    def hungry(ensemble: Ensemble, batch: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > 5:
+            raise torch.OutOfMemoryError("no memory")
+        return ask(ensemble, batch)
+
+    monkeypatch.setattr(Ensemble, "__call__", hungry)
+    recipe.fit(full, config)
+    assert "asks its members one by one: there is not memory for all" in caplog.text
+    assert "halves" not in caplog.text
+    assert set(engines(tmp_path / "b").values()) == {"stacked"}
+    for one, other in zip(usual, full, strict=True):
+        found, wanted = (load_file(of.folder / "weights.safetensors") for of in (other, one))
+        for name, weight in wanted.items():
+            torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("place", ["step", "scoring"])

@@ -17,14 +17,14 @@ from kagglekit import views
 from kagglekit.config import NetworkConfig
 from kagglekit.data import Task
 from kagglekit.ensemble import Ensemble
-from kagglekit.loading import Loader, abreast
+from kagglekit.loading import Loader
 from kagglekit.objectives import Batch, multiclass, regression
 from kagglekit.predict import answers_by_view
 from kagglekit.stacking import Unstackable, total
 from tests.engine import CPU, convolution, dense, numbers, on_one_thread, pictures, settings
 
 __all__ = ["on_one_thread"]
-ROWS = (40, 39, 33, 7)  # batches of sixteen: the last member is through after the first
+ROWS = (40, 39, 33, 23)  # batches of sixteen: the last member is through after the second
 
 Build = Callable[[NetworkConfig, Task], nn.Module]
 KINDS: dict[str, tuple[Build, Any, Any, Task]] = {
@@ -63,6 +63,7 @@ def test_each_answers_its_own_rows_as_it_does_alone(
     kind: str, precision: str, often: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ensemble_module, "_OFTEN", often)
+    # whole batches are answered together, what is left of unequal rows alone
     build, data, criterion, task = KINDS[kind]
     config = settings(precision=precision, dropout=0.5)
     each, objective, given = models(build, task, config), criterion(config), loaders(data, config)
@@ -70,30 +71,28 @@ def test_each_answers_its_own_rows_as_it_does_alone(
         views.original,)  # fmt: skip
     alone = [torch.cat(list(answers_by_view(copy.deepcopy(model), objective, loader, seen)), 1)
              for model, loader in zip(each, given, strict=True)]  # fmt: skip
-    ensemble = Ensemble.of(each, objective.predict, config)
+    ensemble = Ensemble.of(each, objective.predict, config, calls=100)
     found = [torch.cat(own, 1) for own in zip(*ensemble.answers(given, seen), strict=True)]
     assert [answers.shape[1] for answers in found] == list(ROWS)
     for own, wanted in zip(found, alone, strict=True):
         assert own.dtype == wanted.dtype
         near = 0.05 if precision == "bf16" else 1e-5
         torch.testing.assert_close(own, wanted, rtol=near, atol=near)
-    assert not torch.allclose(found[0][:, :7], found[1][:, :7], atol=1e-3)  # models differ
-    assert bool(ensemble.quick) == (often == 1)
+    assert not torch.allclose(found[0][:, :23], found[1][:, :23], atol=1e-3)  # models differ
+    assert bool(ensemble.passes) == (often == 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_recorded_pass_follows_weights_and_statistics(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ensemble_module, "_OFTEN", 2)
+def test_a_recorded_pass_follows_weights_and_statistics(kind: str) -> None:
     build, data, criterion, task = KINDS[kind]
     config = settings()
     each, objective, given = models(build, task, config), criterion(config), loaders(data, config)
-    ensemble = Ensemble.of(each, objective.predict, config)
-    batch, _ = next(abreast(given))
-    before = [ensemble(batch) for _ in range(3)]
-    assert ensemble.quick
-    assert torch.equal(before[0], before[2])
+    ensemble = Ensemble.of(each, objective.predict, config, calls=1000)
+    batches = [[part[:7] for part in next(loader.batches(0))] for loader in given]
+    batch = [torch.stack(parts) for parts in zip(*batches, strict=True)]
+    before = [ensemble(batch), ensemble._mapped(batch)]
+    assert ensemble.passes
+    assert torch.equal(before[0], before[1])
     with torch.no_grad():
         for model in each[1:]:
             for tensor in (*model.parameters(), *model.buffers()):
@@ -169,10 +168,48 @@ def test_it_begins_with_the_batch_that_is_asked_for() -> None:
     ensemble = Ensemble.of(each, regression(config).predict, config)
     whole = list(ensemble.answers(given, (views.original,)))
     later = list(ensemble.answers(given, (views.original,), first=1))
-    assert [[own.shape[1] for own in batch] for batch in later] == [[16, 16, 16, 0], [8, 7, 1, 0]]
+    assert [[own.shape[1] for own in batch] for batch in later] == [[16, 16, 16, 7], [8, 7, 1, 0]]
     for found, wanted in zip(later, whole[1:], strict=True):
         for own, other in zip(found, wanted, strict=True):
             assert torch.equal(own, other)
+
+
+class Centred(nn.Module):
+    """Looks across its batch, also when it answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.layer(inputs - inputs.mean(0))
+
+
+def test_rows_of_others_do_not_show_in_a_short_batch() -> None:
+    config, given = settings(), loaders(numbers, settings())
+    each = [Centred() for _ in ROWS]
+    objective = regression(config)
+    alone = [torch.cat(list(answers_by_view(model, objective, loader, (views.original,))), 1)
+             for model, loader in zip(each, given, strict=True)]  # fmt: skip
+    ensemble = Ensemble.of(each, objective.predict, config)
+    for place, own in enumerate(zip(*ensemble.answers(given, (views.original,)), strict=True)):
+        torch.testing.assert_close(torch.cat(own, 1), alone[place], rtol=1e-5, atol=1e-6)
+
+
+class Single(nn.Module):
+    """Its code is of single precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.layer(inputs.float())
+
+
+def test_a_model_of_single_precision_is_compared_in_that() -> None:
+    ensemble = Ensemble.of([Single(), Single()], lambda model, batch: model(batch[0]), settings())
+    ensemble.demand_right([[torch.randn(16, 3)], [torch.randn(12, 3)]])
 
 
 class Plain(nn.Module):
@@ -202,10 +239,10 @@ def test_models_that_would_answer_otherwise_are_refused(build: Any, why: str) ->
         [build(1.0), build(1.0 + 1e-4)], lambda model, batch: model(batch[0]), config
     )
     with pytest.raises(Unstackable, match=why):
-        ensemble.demand_right([torch.randn(2, 16, 3)])
+        ensemble.demand_right([[torch.randn(16, 3)], [torch.randn(16, 3)]])
 
 
 def test_models_that_are_alike_are_not_refused() -> None:
     config = settings()
     ensemble = Ensemble.of([Plain(2.0), Plain(2.0)], lambda model, batch: model(batch[0]), config)
-    ensemble.demand_right([torch.randn(2, 16, 3)])
+    ensemble.demand_right([[torch.randn(16, 3)], [torch.randn(16, 3)]])
