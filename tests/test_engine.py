@@ -51,6 +51,7 @@ LONG = {"epochs": 60, "score_every": 0, "checkpoint_seconds": 3600}
 @pytest.fixture(autouse=True)
 def tried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_SHORT", 0.0)  # trainings here take a second
+    monkeypatch.setattr(engine, "_SHORTEST", 0.0)
 
 
 def test_auto_stacks_small_networks_because_that_is_faster(
@@ -152,9 +153,21 @@ def test_a_short_training_is_not_worth_a_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "_SHORT", 20.0)
+    monkeypatch.setattr(engine, "_SHORTEST", 20.0)
     _, (choice,) = fitted(tmp_path, **LONG)
     assert choice.engine == "solo"
     assert choice.why.endswith("too little to gain anything")
+
+
+@pytest.mark.parametrize(("quick", "wanted"), [(1e9, "stacked"), (0.0, "solo")])
+def test_a_training_that_is_not_long_tries_a_stack_of_quick_steps_and_no_lanes(
+    quick: float, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_SHORT", 1e9)
+    monkeypatch.setattr(engine, "_QUICK_STEP", quick)
+    monkeypatch.setattr(trial, "compared_in_lanes", lambda *given: pytest.fail("tried lanes"))
+    _, (choice,) = fitted(tmp_path, count=20, **LONG)
+    assert choice.engine == wanted
 
 
 def branching(config: Any, task: Any) -> nn.Module:

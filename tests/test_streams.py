@@ -198,6 +198,7 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     monkeypatch.setattr(engine, "_SHORT", 0.0)
+    monkeypatch.setattr(engine, "_SHORTEST", 0.0)
     yield
     torch.set_num_threads(before)
 
