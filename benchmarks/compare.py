@@ -49,7 +49,7 @@ def cpu_cases() -> list[Case]:
         digits,
         replace(functions(64, 1, 100), name="MLP 3×64, 1 member", single=True),
         functions(16, 1, 100), functions(16, 4, 100), functions(64, 4, 100),
-        functions(64, 20, 20), functions(256, 1, 20),
+        functions(64, 20, 20), functions(256, 1, 20), functions(256, 4, 20),
         replace(digits, name="MNIST, 5 folds × 4 seeds", rows=2_500, seeds=4, epochs=6, batch=64),
         Case("ResNet-18 at 224 px, 2 folds", "photos", 128, 3, 16, 1e-3, folds=2),
     ]  # fmt: skip

@@ -41,6 +41,10 @@ class Case:
         """Networks that are trained."""
         return self.seeds * (1 if self.single else self.folds)
 
+    def batches(self, rows: int) -> int:
+        """Steps of an epoch over so many rows: the last incomplete batch is left out."""
+        return rows // self.batch
+
     @property
     def knobs(self) -> list[str]:
         """The same as kagglekit's `key=value`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -36,6 +37,14 @@ from benchmarks.tasks import Case, Member, Prepared
 from kagglekit.optimizers import learning_rate
 
 
+class Unvalidated(Callback):
+    """No answers after each epoch: the others give none either."""
+
+    def before_validate(self) -> None:
+        """Leave it out."""
+        raise CancelValidException
+
+
 class Cast(nn.Module):
     """A network in the precision of the case; fastai's own callback casts on a GPU alone."""
 
@@ -61,7 +70,7 @@ def photographs(inputs: np.ndarray, targets: np.ndarray, case: Case) -> DataLoad
         item_tfms=RandomResizedCrop(224, min_scale=0.35), batch_tfms=Flip(),
     )  # fmt: skip
     return block.dataloaders(
-        list(inputs), bs=case.batch, num_workers=WORKERS, device=device(), drop_last=False,
+        list(inputs), bs=case.batch, num_workers=WORKERS, device=device(), drop_last=True,
         persistent_workers=True, pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
 
@@ -74,7 +83,7 @@ def loaders(prepared: Prepared, member: Member) -> DataLoaders:
         return photographs(inputs, targets, case)
     rows = dataset(case, inputs, targets, training=True)
     return DataLoaders.from_dsets(
-        rows, rows, bs=case.batch, num_workers=workers(case), device=device(), drop_last=False,
+        rows, rows, bs=case.batch, num_workers=workers(case), device=device(), drop_last=True,
         persistent_workers=workers(case) > 0,
     )  # fmt: skip
 
@@ -96,7 +105,7 @@ def workers(case: Case) -> int:
 def fitted(prepared: Prepared, member: Member) -> Learner:
     """One network, trained."""
     case = prepared.case
-    steps = case.epochs * -(-len(member.train) // case.batch)
+    steps = case.epochs * case.batches(len(member.train))
     model = Cast(prepared.model(member.seed), case)
     learner = Learner(
         loaders(prepared, member), model, loss_func=loss_of(case), train_bn=True,
@@ -107,7 +116,7 @@ def fitted(prepared: Prepared, member: Member) -> Learner:
         return case.lr * learning_rate(round(share * steps), steps, case.config)
 
     with learner.no_bar(), learner.no_logging():
-        learner.fit(case.epochs, cbs=ParamScheduler({"lr": rate}))
+        learner.fit(case.epochs, cbs=[ParamScheduler({"lr": rate}), Unvalidated()])
     return learner
 
 

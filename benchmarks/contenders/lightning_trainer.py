@@ -77,13 +77,13 @@ def loader(case: Case, inputs: np.ndarray, targets: np.ndarray, training: bool) 
     """Batches: pictures from workers, rows of numbers from this process, where that is faster."""
     if case.kind == "functions":
         rows = TensorDataset(torch.from_numpy(inputs), torch.from_numpy(targets))
-        return DataLoader(rows, case.batch, shuffle=training)
+        return DataLoader(rows, case.batch, shuffle=training, drop_last=training)
     if case.kind == "photos":
         return photographs(case, inputs, targets, training)
     pictures = Pictures(inputs, targets, training)
     return DataLoader(
         pictures, case.batch, shuffle=training, num_workers=WORKERS, persistent_workers=True,
-        pin_memory=torch.cuda.is_available(),
+        drop_last=training, pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def photographs(
     """Batches from workers, shuffled for training."""
     return DataLoader(
         Photographs(inputs, targets, training), case.batch, shuffle=training, num_workers=WORKERS,
-        persistent_workers=True, pin_memory=torch.cuda.is_available(),
+        persistent_workers=True, drop_last=training, pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
 
 
@@ -122,7 +122,8 @@ def batches_of(case: Case, inputs: np.ndarray, targets: np.ndarray) -> Epochs:
     held, labels = torch.from_numpy(inputs).to(place), torch.from_numpy(targets).to(place)
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in torch.randperm(len(held), device=place).split(case.batch):
+        order = torch.randperm(len(held), device=place)
+        for rows in order.split(case.batch)[: case.batches(len(held))]:
             batch = pixels(held[rows])
             yield moved(batch) if case.kind == "digits" else batch, labels[rows]
 
@@ -137,7 +138,7 @@ def fitted(prepared: Prepared, member: Member) -> nn.Module:
     layout = torch.contiguous_format if case.kind == "functions" else torch.channels_last
     model = model.to(memory_format=layout)
     optimizer, loss_function = optimizer_of(model, case), loss_of(case)
-    steps = case.epochs * -(-len(member.train) // case.batch)
+    steps = case.epochs * case.batches(len(member.train))
     step = 0
     model.train()
     for _ in range(case.epochs):

@@ -21,7 +21,7 @@ def run(folder: Path) -> dict[str, object]:
     warmed()
     began = time.monotonic()
     for member in prepared.members():
-        steps = case.epochs * -(-len(member.train) // case.batch)
+        steps = case.epochs * case.batches(len(member.train))
         schedule = LRScheduler(
             torch.optim.lr_scheduler.LambdaLR,
             lr_lambda=lambda step, steps=steps: learning_rate(step, steps, case.config),
@@ -30,7 +30,8 @@ def run(folder: Path) -> dict[str, object]:
         net = NeuralNetRegressor(
             prepared.model(member.seed), optimizer=torch.optim.AdamW, lr=case.lr,
             optimizer__weight_decay=0.01, optimizer__fused=True, max_epochs=case.epochs,
-            batch_size=case.batch, iterator_train__shuffle=True, train_split=None, verbose=0,
+            batch_size=case.batch, iterator_train__shuffle=True, iterator_train__drop_last=True,
+            train_split=None, verbose=0,
             device=device().type, callbacks=[schedule],
         )  # fmt: skip
         net.fit(prepared.inputs[member.train], prepared.targets[member.train])
