@@ -3,6 +3,9 @@
 Every augmentation here draws from the generator it is handed and from nothing else, waits for no
 result of the device, and gives back the shape, dtype and memory layout it was given; so a step
 that augments can be captured in a CUDA graph, and the same generator state gives the same bytes.
+
+Given several generators, one for each of equal parts of the batch, it draws for each part what it
+draws for that part alone, and changes all images at once: so do the members of a stack.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from types import FunctionType
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +33,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 # Inputs (batch, channels, height, width) in 0…1, and a generator on their device.
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+# One generator for a batch, or one for each of equal parts of it, in their order.
+Draws = torch.Generator | Sequence[torch.Generator]
 # One decoded image (height, width, channels) uint8 and a seed; height and width may change.
 ImageAugment = Callable[[np.ndarray, int], np.ndarray]
 PaddingMode = Literal["constant", "reflect"]  # what lies outside an image: zeros, or its mirror
@@ -35,7 +42,51 @@ PaddingMode = Literal["constant", "reflect"]  # what lies outside an image: zero
 Coefficients = tuple[Tensor | float, Tensor | float, Tensor | float]
 
 
-def nothing(inputs: Tensor, generator: torch.Generator) -> Tensor:
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+def in_parts(function: C) -> C:
+    """Mark an augmentation, or the `__call__` of one, that understands several generators.
+
+    It then takes `Draws` in place of a generator: see `uniform`.
+    """
+    vars(function)["in_parts"] = True
+    return function
+
+
+def takes_parts(augment: Augment) -> bool:
+    """Whether an augmentation understands several generators; a composed one if all in it do.
+
+    What a subclass overrides is its own function, and not marked by what it overrides.
+    """
+    if isinstance(augment, _Composed):
+        return all(map(takes_parts, augment.augments))
+    called = augment if isinstance(augment, FunctionType) else type(augment).__call__
+    return getattr(called, "in_parts", False)
+
+
+def uniform(draws: Draws, shape: Sequence[int], batch: int = 0) -> Tensor:
+    """Numbers in 0…1 of a shape whose axis number `batch` is that of the images, float32.
+
+    Of several generators each draws for its part what it would draw for that alone.
+    """
+    return _drawn(torch.rand, draws, shape, batch)
+
+
+def _drawn(draw: Callable[..., Tensor], draws: Draws, shape: Sequence[int], batch: int) -> Tensor:
+    if isinstance(draws, torch.Generator):
+        return draw(shape, device=draws.device, generator=draws)
+    part = [size // len(draws) if axis == batch else size for axis, size in enumerate(shape)]
+    first = draw(part, device=draws[0].device, generator=draws[0])
+    drawn = first.new_empty(len(draws), *part)
+    drawn[0] = first
+    for place, generator in zip(drawn[1:], draws[1:], strict=True):
+        draw(part, generator=generator, out=place)
+    return drawn.movedim(0, batch).flatten(batch, batch + 1)
+
+
+@in_parts
+def nothing(inputs: Tensor, draws: Draws) -> Tensor:
     """The inputs as they are; works for any shape."""
     return inputs
 
@@ -49,9 +100,9 @@ def compose(*augments: Augment) -> Augment:
 class _Composed:
     augments: tuple[Augment, ...]
 
-    def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, inputs: Tensor, draws: Draws) -> Tensor:
         for augment in self.augments:
-            inputs = augment(inputs, generator)
+            inputs = augment(inputs, draws)  # type: ignore[arg-type]  # as `takes_parts` says
         return inputs
 
 
@@ -83,12 +134,12 @@ class affine:
         _demand(0 < low <= high, f"affine(scale={self.scale}): give (least, most), both above 0")
         _demand_padding_mode(self.padding_mode)
 
-    def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    @in_parts
+    def __call__(self, inputs: Tensor, draws: Draws) -> Tensor:
         """Resample the batch, each image with its own five draws."""
         batch, _, height, width = inputs.shape
         turn, slant, size, right, down = (
-            draw.view(batch, 1, 1)
-            for draw in torch.rand(5, batch, device=generator.device, generator=generator)
+            draw.view(batch, 1, 1) for draw in uniform(draws, (5, batch), batch=1)
         )
         angle = (2 * turn - 1) * math.radians(self.degrees)
         slope = torch.tan((2 * slant - 1) * math.radians(self.shear))
@@ -114,9 +165,10 @@ class shift:
     def __post_init__(self) -> None:
         _demand(self.pixels >= 0, f"shift(pixels={self.pixels}): give 0 or more")
 
-    def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    @in_parts
+    def __call__(self, inputs: Tensor, draws: Draws) -> Tensor:
         """Move the batch, each image by its own two offsets."""
-        return _moved(inputs, generator, self.pixels, "constant")
+        return _moved(inputs, draws, self.pixels, "constant")
 
 
 @dataclass(frozen=True)
@@ -133,7 +185,8 @@ class crop:
         _demand(self.padding >= 0, f"crop(padding={self.padding}): give 0 or more")
         _demand_padding_mode(self.padding_mode)
 
-    def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    @in_parts
+    def __call__(self, inputs: Tensor, draws: Draws) -> Tensor:
         """Crop the batch, each image at its own place."""
         side = min(inputs.shape[-2:])
         _demand(
@@ -141,7 +194,7 @@ class crop:
             f"crop(padding={self.padding}) mirrors more pixels than a side of {side} has: "
             f"give at most {side - 1}",
         )
-        return _moved(inputs, generator, self.padding, self.padding_mode)
+        return _moved(inputs, draws, self.padding, self.padding_mode)
 
 
 @dataclass(frozen=True)
@@ -151,12 +204,13 @@ class flip:
     horizontal: bool = True
     vertical: bool = False
 
-    def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    @in_parts
+    def __call__(self, inputs: Tensor, draws: Draws) -> Tensor:
         """Mirror the batch, each image by its own coins."""
         flipped = inputs
         for axis, wanted in ((-1, self.horizontal), (-2, self.vertical)):
             if wanted:
-                coin = _uniform(inputs, generator) < 0.5
+                coin = _uniform(inputs, draws) < 0.5
                 flipped = torch.where(coin, flipped.flip(axis), flipped)
         return laid_out_like(inputs, flipped)
 
@@ -178,10 +232,11 @@ class erase:
         low, high = self.area
         _demand(0 < low <= high <= 1, f"erase(area={self.area}): give shares (least, most) in 0…1")
 
-    def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    @in_parts
+    def __call__(self, inputs: Tensor, draws: Draws) -> Tensor:
         """Erase from the batch, each image its own rectangle."""
         height, width = inputs.shape[-2:]
-        chance, size, aspect, top, left = (_uniform(inputs, generator) for _ in range(5))
+        chance, size, aspect, top, left = (_uniform(inputs, draws) for _ in range(5))
         pixels = (self.area[0] + (self.area[1] - self.area[0]) * size) * (height * width)
         ratio = torch.exp((2 * aspect - 1) * math.log(1 / 0.3))
         inside = (
@@ -189,7 +244,7 @@ class erase:
             & _span(width, (pixels / ratio).sqrt(), left).unsqueeze(-2)
             & (chance < self.probability)
         )
-        noise = torch.rand(inputs.shape, device=generator.device, generator=generator)
+        noise = uniform(draws, inputs.shape)
         return laid_out_like(inputs, torch.where(inside, noise.to(inputs.dtype), inputs))
 
 
@@ -205,9 +260,10 @@ class brightness:
     def __post_init__(self) -> None:
         _demand(0 <= self.amount <= 1, f"brightness(amount={self.amount}): give 0…1")
 
-    def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    @in_parts
+    def __call__(self, inputs: Tensor, draws: Draws) -> Tensor:
         """Scale the batch, each image by its own factor."""
-        factor = 1 + self.amount * (2 * _uniform(inputs, generator) - 1)
+        factor = 1 + self.amount * (2 * _uniform(inputs, draws) - 1)
         return laid_out_like(inputs, (inputs * factor).clamp(0, 1))
 
 
@@ -223,17 +279,18 @@ class contrast:
     def __post_init__(self) -> None:
         _demand(0 <= self.amount <= 1, f"contrast(amount={self.amount}): give 0…1")
 
-    def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    @in_parts
+    def __call__(self, inputs: Tensor, draws: Draws) -> Tensor:
         """Stretch the batch, each image by its own factor."""
-        factor = 1 + self.amount * (2 * _uniform(inputs, generator) - 1)
+        factor = 1 + self.amount * (2 * _uniform(inputs, draws) - 1)
         mean = inputs.mean(dim=(1, 2, 3), keepdim=True, dtype=torch.float32)
         return laid_out_like(inputs, (mean + factor * (inputs - mean)).clamp(0, 1))
 
 
-def mixup(
-    inputs: Tensor, target: Tensor, alpha: float, generator: torch.Generator
-) -> tuple[Tensor, Mixed]:
+def mixup(inputs: Tensor, target: Tensor, alpha: float, draws: Draws) -> tuple[Tensor, Mixed]:
     """Blend each row with another of its batch: arXiv:1710.09412, a share for each row.
+
+    Where each part of the batch has a generator of its own, with another row of its part.
 
     `inputs` (batch, ...) float, `target` (batch, ...); the shares follow Beta(alpha, alpha).
     Gives the blended inputs, and as target both rows' own with the share of the first.
@@ -241,8 +298,11 @@ def mixup(
     """
     _demand(alpha > 0, f"mixup={alpha}: blending wants an alpha above 0")
     rows = len(inputs)
-    share = _symmetric_beta(alpha, rows, generator)
-    partner = torch.rand(rows, device=generator.device, generator=generator).argsort()
+    share = _symmetric_beta(alpha, rows, draws)
+    parts = 1 if isinstance(draws, torch.Generator) else len(draws)
+    partner = uniform(draws, (rows,)).view(parts, -1).argsort()
+    part = torch.arange(parts, device=partner.device)[:, None]
+    partner = (partner + part * (rows // parts)).flatten()
     weight = share.view(rows, *[1] * (inputs.ndim - 1))
     blended = inputs * weight + inputs[partner] * (1 - weight)
     return laid_out_like(inputs, blended), Mixed(target, target[partner], share)
@@ -423,12 +483,9 @@ def laid_out_like(pattern: Tensor, result: Tensor) -> Tensor:
     return torch.empty_like(pattern).copy_(result)
 
 
-def _moved(
-    inputs: Tensor, generator: torch.Generator, pixels: int, padding_mode: PaddingMode
-) -> Tensor:
+def _moved(inputs: Tensor, draws: Draws, pixels: int, padding_mode: PaddingMode) -> Tensor:
     """Each image's own window of the padded images; drawn for both axes at once."""
-    offsets = (2, len(inputs))
-    top, left = torch.randint(2 * pixels + 1, offsets, device=generator.device, generator=generator)
+    top, left = _drawn(partial(torch.randint, 2 * pixels + 1), draws, (2, len(inputs)), batch=1)
     padded = functional.pad(inputs, (pixels, pixels, pixels, pixels), mode=padding_mode)
     return laid_out_like(inputs, _windows(padded, top, left, inputs.shape[-2:]))
 
@@ -455,9 +512,9 @@ def _windows(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, ...]) -
     return picked.view(batch, channels, height, width)
 
 
-def _uniform(inputs: Tensor, generator: torch.Generator) -> Tensor:
+def _uniform(inputs: Tensor, draws: Draws) -> Tensor:
     """One number in 0…1 for each image, float32 (batch, 1, 1, 1)."""
-    return torch.rand(len(inputs), 1, 1, 1, device=generator.device, generator=generator)
+    return uniform(draws, (len(inputs), 1, 1, 1))
 
 
 def _span(side: int, length: Tensor, place: Tensor) -> Tensor:
@@ -468,13 +525,13 @@ def _span(side: int, length: Tensor, place: Tensor) -> Tensor:
     return ((pixel >= start) & (pixel < start + length)).squeeze(-2)
 
 
-def _symmetric_beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:
+def _symmetric_beta(alpha: float, count: int, draws: Draws) -> Tensor:
     """`count` draws from Beta(alpha, alpha), float32, from three uniform numbers each.
 
     Bailey's method for Student's t put into Best's relation to the beta (L. Devroye, "Random
     variate generation in one line of code", WSC 1996): unlike rejection it draws a fixed amount.
     """
-    radius, angle, side = torch.rand(3, count, device=generator.device, generator=generator)
+    radius, angle, side = uniform(draws, (3, count), batch=1)
     logarithm = radius.log() / alpha
     # (1 - U^(1/alpha))·cos² and U^(1/alpha): their quotient would overflow where alpha is small
     spread = -torch.expm1(logarithm) * torch.cos(2 * math.pi * angle).square()

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from . import checkpoint, devices, signals
-from .augment import nothing
+from .augment import nothing, takes_parts
 from .ensemble import Ensemble, named_tensors
-from .loading import Loader, abreast
-from .objectives import Batch, Objective
+from .loading import InStep, Loader, abreast
+from .objectives import Batch, Objective, leaves, rebuilt
 from .optimizers import Optimizers
 from .predict import concatenated
 from .stacking import Passes, Stack, Unstackable, attach, detach, together, total
@@ -141,7 +141,7 @@ class Cohort:
 
     def _join(self, seats: list[Seat]) -> None:
         """Stack these members; their optimisers' states too."""
-        self.seats = seats
+        self.seats, self.rows = seats, InStep([seat.plan.loader for seat in seats])
         models, plan = [seat.plan.model for seat in seats], seats[0].plan
         self.stack = Stack(models, plan.objective, plan.config, self.passes)
         self.optimizers = Optimizers(plan.model, ("",), plan.groups, plan.config)
@@ -214,14 +214,22 @@ class Cohort:
         """The batches that are left of an epoch, each part led by an axis of members."""
         epoch, first = self.seats[0].state.epoch, self.seats[0].state.batch
         if self._at_once:
-            wholes = zip(*(seat.plan.loader.whole(epoch) for seat in self.seats), strict=True)
-            parts = [torch.stack(whole, dim=1) for whole in wholes]
+            parts = self.rows.whole(epoch)
             yield from ([part[number] for part in parts] for number in range(first, len(parts[0])))
             return
-        loaders = [seat.plan.loader.batches(epoch, first) for seat in self.seats]
-        for batches in zip(*loaders, strict=True):
-            views = zip(self.seats, batches, strict=True)
-            yield together([seen(seat.plan, batch, seat.state.draws) for seat, batch in views])
+        for batch in self.rows.batches(epoch, first):
+            yield self._seen(batch)
+
+    def _seen(self, batch: Batch) -> Batch:
+        """The batch (members · rows, ...) as training sees it, each part (members, rows, ...)."""
+        plan, count = self.seats[0].plan, len(self.seats)
+        draws = [seat.state.draws for seat in self.seats]
+        alike = all(seat.plan.augment == plan.augment for seat in self.seats)
+        if alike and takes_parts(plan.augment):
+            changed = seen(plan, batch, draws)
+            return rebuilt(changed, [part.unflatten(0, (count, -1)) for part in leaves(changed)])
+        each = zip(self.seats, *(part.chunk(count) for part in batch), strict=True)
+        return together([seen(seat.plan, own, seat.state.draws) for seat, *own in each])
 
     # --- what is asked after an epoch -----------------------------------------------------------
 
@@ -292,8 +300,8 @@ class Cohort:
         plan = self.seats[0].plan
         if plan.augment is not nothing or plan.config.mixup:
             return False
-        columns = plan.loader.resident or []
-        return sum(column.nbytes for column in columns) * len(self.seats) <= _AT_ONCE
+        size = self.rows.nbytes
+        return size is not None and size <= _AT_ONCE
 
     @torch.no_grad()
     def _sound(self) -> Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 Rows = np.ndarray  # positions of rows, int64
@@ -78,14 +82,98 @@ class Data:
 
     def split(self, rows: Rows, stage: Stage) -> Split:
         """The rows of one stage; the targets of all other rows are out of its reach."""
-        return Split(replace(self, target=self._visible(rows, stage)), np.asarray(rows), stage)
+        seen = replace(self, target=self._visible(rows, stage))
+        vars(seen)["_inputs"] = self._shared_inputs
+        return Split(seen, np.asarray(rows), stage)
+
+    def inputs_of(self, stage: Stage, rows: Rows | slice = slice(None)) -> np.ndarray:
+        """What models read of some rows: `train_inputs` or `test_inputs`, else numeric features.
+
+        (rows, ...); features are all columns but the id, as float64.
+        """
+        testing = stage == "test"
+        inputs = self.test_inputs if testing else self.train_inputs
+        if inputs is not None:
+            return inputs[rows]
+        features = [name for name in self.test.columns if name != self.id]
+        return (self.test if testing else self.train).iloc[rows][features].to_numpy(np.float64)
+
+    @property
+    def _shared_inputs(self) -> _Inputs:
+        """The inputs of all rows as tensors, which all splits of these data have in common."""
+        inputs: _Inputs = vars(self).setdefault("_inputs", _Inputs())
+        return inputs
 
     def _visible(self, rows: Rows, stage: Stage) -> np.ndarray:
         nothing = {"f": np.nan, "i": -1}.get(self.target.dtype.kind, 0)
+        if stage != "train":  # read-only, and of no size: there is one of these a member
+            return np.broadcast_to(np.array(nothing, self.target.dtype), self.target.shape)
         hidden = np.full_like(self.target, nothing)
-        if stage == "train":
-            hidden[rows] = self.target[rows]
+        hidden[rows] = self.target[rows]
         return hidden
+
+
+class _Inputs:
+    """The inputs of all training rows, and of all test rows, as tensors: each made but once."""
+
+    def __init__(self) -> None:
+        self.made: dict[bool, Tensor] = {}  # by whether they are the test's
+        self.one_at_a_time = threading.Lock()
+
+    def __call__(self, testing: bool, read: Callable[[], np.ndarray]) -> Tensor:
+        with self.one_at_a_time:
+            if testing not in self.made:
+                self.made[testing] = _tensor(read())
+            return self.made[testing]
+
+    def __reduce__(self) -> tuple[type[_Inputs], tuple[()]]:
+        return _Inputs, ()  # another process would get the rows twice
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    """An array as a tensor, in the same memory where that can be."""
+    # pandas hands out read-only arrays, which torch does not take
+    return torch.from_numpy(np.require(values, None, ["C", "W"]))
+
+
+class SharedRows(TensorDataset):
+    """Some rows of columns that other splits read too: a TensorDataset without a copy of them.
+
+    `columns` are of all rows, of which `positions` (rows,) are this one's; what is hidden of other
+    rows is hidden there. Items are copies. Whoever reads `tensors` gets copies that are the data
+    set's from then on, so that it may be changed in place as any TensorDataset. Pickled, it is a
+    TensorDataset of its own rows.
+    """
+
+    def __init__(self, columns: tuple[Tensor, ...], positions: Tensor) -> None:
+        self.columns, self.positions = columns, positions
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Its own rows of each column."""
+        return self._own()
+
+    @property
+    def shares(self) -> bool:
+        """Whether its rows are still those of the columns."""
+        return "tensors" not in vars(self)
+
+    def __len__(self) -> int:
+        """Its rows."""
+        return len(self.positions) if self.shares else len(self.tensors[0])
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
+        """The parts of one row, or of several."""
+        if not self.shares:
+            return tuple(column[index] for column in self.tensors)
+        rows = self.positions[index]
+        return tuple(column[rows].clone() for column in self.columns)
+
+    def _own(self) -> tuple[Tensor, ...]:
+        return tuple(column[self.positions] for column in self.columns)
+
+    def __reduce__(self) -> tuple[type[TensorDataset], tuple[Tensor, ...]]:
+        return TensorDataset, self._own() if self.shares else self.tensors
 
 
 @dataclass(frozen=True)
@@ -108,16 +196,8 @@ class Split:
 
     @property
     def inputs(self) -> np.ndarray:
-        """What models read: `train_inputs` or `test_inputs`, else the numeric feature columns.
-
-        (rows, ...); features are all columns but the id, as float64.
-        """
-        testing = self.stage == "test"
-        inputs = self.data.test_inputs if testing else self.data.train_inputs
-        if inputs is not None:
-            return inputs[self.rows]
-        features = [name for name in self.data.test.columns if name != self.data.id]
-        return self.frame[features].to_numpy(np.float64)
+        """What models read of these rows, (rows, ...): see `Data.inputs_of`."""
+        return self.data.inputs_of(self.stage, self.rows)
 
     @property
     def target(self) -> np.ndarray | None:
@@ -132,12 +212,21 @@ class Split:
         return self.rows.astype(str)
 
     def tensors(self, inputs: np.ndarray | None = None) -> TensorDataset:
-        """`inputs` (by default the split's own) beside the target, or alone where it is unknown."""
-        columns = [self.inputs if inputs is None else inputs]
-        if self.target is not None:
-            columns.append(self.target)
-        # pandas hands out read-only arrays, which torch does not take
-        return TensorDataset(*(torch.from_numpy(np.require(p, None, ["C", "W"])) for p in columns))
+        """`inputs` (rows, ...) beside the target, or alone where it is unknown.
+
+        By default the split's own, which are in memory once for all splits: see `SharedRows`.
+        """
+        if inputs is None:
+            return self._shared()
+        columns = [inputs] if self.target is None else [inputs, self.target]
+        return TensorDataset(*map(_tensor, columns))
+
+    def _shared(self) -> SharedRows:
+        data, stage = self.data, self.stage
+        columns = [data._shared_inputs(stage == "test", lambda: data.inputs_of(stage))]
+        if stage == "train":
+            columns.append(_tensor(data.target))
+        return SharedRows(tuple(columns), _tensor(self.rows.astype(np.int64, copy=False)))
 
     def take(self, positions: Rows) -> Split:
         """The split of the rows at `positions` of this one."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import capture, checkpoint, devices, randomness, signals
-from .augment import Augment, mixup
+from .augment import Augment, Draws, mixup
 from .checkpoint import Checkpoint
 from .config import NetworkConfig
 from .dropout import Noise, noise_of
@@ -440,10 +440,13 @@ def _steps(loop: _Alone, step: Learn) -> None:
             return
 
 
-def seen(plan: Plan, batch: Batch, draws: torch.Generator) -> Any:
-    """The batch as training sees it: augmented, and mixed where `mixup` says so."""
+def seen(plan: Plan, batch: Batch, draws: Draws) -> Any:
+    """The batch as training sees it: augmented, and mixed where `mixup` says so.
+
+    Several generators are those of equal parts of it, for an augmentation that takes them.
+    """
     inputs, *rest = batch
-    inputs = plan.augment(inputs, draws)
+    inputs = plan.augment(inputs, draws)  # type: ignore[arg-type]
     if plan.config.mixup:
         inputs, mixed = mixup(inputs, rest[0], plan.config.mixup, draws)
         return [inputs, mixed, *rest[1:]]

@@ -115,7 +115,7 @@ def most_members(plan: Plan) -> int:
     ):
         plan.objective.loss(model, first_batch(plan))
     weights = sum(part.nbytes for part in (*model.parameters(), *model.buffers()))
-    rows = sum(column.nbytes for column in plan.loader.resident or [])
+    rows = plan.loader.resident.unshared if plan.loader.resident else 0
     # what is kept for the backward pass, once more for the gradients that flow through it
     needed = _COPIES * weights + 2 * sum(kept.values()) + rows
     return max(1, int(devices.free_bytes(plan.loader.device) / 2 / max(needed, 1)))
