@@ -450,16 +450,11 @@ def resample(
     batch, _, height, width = images.shape
     x = torch.arange(width, device=images.device) - (width - 1) / 2
     y = (torch.arange(height, device=images.device) - (height - 1) / 2).unsqueeze(-1)
-    a, b, c = across
-    d, e, f = down
-    # -1…1 from border to border is what grid_sample calls the width and the height
-    grid = torch.stack(
-        (
-            ((a * x + (b * y + c)) * (2 / width)).expand(batch, height, width),
-            ((d * x + (e * y + f)) * (2 / height)).expand(batch, height, width),
-        ),
-        dim=-1,
-    )
+    grid = torch.empty(batch, height, width, 2, device=images.device)
+    for place, (a, b, c), side in zip(grid.unbind(-1), (across, down), (width, height), strict=True):
+        # in place: memory of this size is new from the system each time, which costs more than sums
+        torch.add(a * x, (b * y + c).expand(batch, height, 1), out=place)
+        place.mul_(2 / side)  # -1…1 from border to border is what grid_sample calls a side
     modes = {"constant": "zeros", "reflect": "reflection", "edge": "border"}
     sampled = functional.grid_sample(
         images.float(),
