@@ -451,7 +451,9 @@ def resample(
     x = torch.arange(width, device=images.device) - (width - 1) / 2
     y = (torch.arange(height, device=images.device) - (height - 1) / 2).unsqueeze(-1)
     grid = torch.empty(batch, height, width, 2, device=images.device)
-    for place, (a, b, c), side in zip(grid.unbind(-1), (across, down), (width, height), strict=True):
+    for place, (a, b, c), side in zip(
+        grid.unbind(-1), (across, down), (width, height), strict=True
+    ):
         # in place: memory of this size is new from the system each time, which costs more than sums
         torch.add(a * x, (b * y + c).expand(batch, height, 1), out=place)
         place.mul_(2 / side)  # -1…1 from border to border is what grid_sample calls a side

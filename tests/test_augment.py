@@ -7,8 +7,10 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +117,68 @@ def test_an_augmentation_can_be_captured_in_a_graph(change: Augment) -> None:
     graph.replay()
     expected = change(inputs, torch.Generator("cuda").manual_seed(7))
     torch.testing.assert_close(changed, expected)
+
+
+PARTS = [(1, 1), (3, 5), (4, 16), (5, 33), (20, 64)]  # members, rows of each
+
+
+def drawn_alone_and_together(
+    members: int, rows: int, change: Any, layout: torch.memory_format
+) -> tuple[Tensor, Tensor]:
+    """The images of several members, changed for each alone and for all at once."""
+    inputs = images(members * rows).contiguous(memory_format=layout)
+    alone = [change(part.clone(), random(seed)) for seed, part in enumerate(inputs.split(rows))]
+    return torch.cat(alone), change(inputs, [random(seed) for seed in range(members)])
+
+
+@every
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_several_members_draw_at_once_to_the_bit_what_each_draws_alone(
+    change: Augment, layout: torch.memory_format
+) -> None:
+    assert augment.takes_parts(change)
+    for members, rows in PARTS:
+        alone, together = drawn_alone_and_together(members, rows, change, layout)
+        assert torch.equal(alone, together), (members, rows)
+        assert together.is_contiguous(memory_format=layout)
+        assert alone.stride() == together.stride()
+
+
+@every
+def test_each_generator_stands_where_it_would_stand_alone(change: Augment) -> None:
+    alone, several = random(3), [random(seed) for seed in range(5)]
+    change(images(4), alone)
+    change(images(20), several)  # type: ignore[arg-type]
+    assert torch.equal(several[3].get_state(), alone.get_state())
+
+
+def test_an_own_augmentation_takes_several_generators_only_where_it_says_so() -> None:
+    def own(inputs: Tensor, generator: torch.Generator) -> Tensor:
+        return inputs
+
+    class Louder(augment.brightness):
+        def __call__(self, inputs: Tensor, generator: Any) -> Tensor:
+            return inputs + torch.rand(1, generator=generator)
+
+    assert augment.takes_parts(augment.nothing)
+    assert augment.takes_parts(augment.compose(augment.flip(), augment.nothing))
+    for other in (own, Louder(0.1), partial(own), augment.training_view(8)):
+        assert not augment.takes_parts(other)  # type: ignore[arg-type]
+        assert not augment.takes_parts(augment.compose(augment.flip(), other))  # type: ignore[arg-type]
+    assert augment.takes_parts(augment.in_parts(own))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.4])
+def test_mixup_at_once_gives_each_member_what_it_has_alone(alpha: float) -> None:
+    for members, rows in [*PARTS, (20, 300)]:
+        inputs, target = images(members * rows), torch.arange(members * rows)
+        generators = [random(seed) for seed in range(members)]
+        blended, mixed = augment.mixup(inputs, target, alpha, generators)
+        for seed, own in enumerate(target.split(rows)):
+            alone, mixed_alone = augment.mixup(inputs[own], own, alpha, random(seed))
+            assert torch.equal(blended[own], alone)
+            assert all(torch.equal(part[own], other) for part, other in
+                       zip(mixed, mixed_alone, strict=True))  # fmt: skip
 
 
 def test_nothing_changes_nothing() -> None:

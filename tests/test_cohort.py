@@ -16,12 +16,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kagglekit import checkpoint, choices, signals
-from kagglekit.augment import affine
+from kagglekit.augment import affine, compose, contrast, crop, erase, nothing
+from kagglekit.cohort import Cohort
 from kagglekit.ensemble import Ensemble
 from kagglekit.errors import DivergedError
 from kagglekit.network import Network
+from kagglekit.objectives import leaves
 from kagglekit.recipe import Member
 from kagglekit.stacking import Stack
+from kagglekit.train import Saver, seed_draws, seen, start
 from tests.engine import (
     KilledError,
     answers,
@@ -148,6 +151,60 @@ def test_convolutions_with_batch_norm_learn_in_a_cohort_what_they_learn_alone(
     recipe = classifier(model=normed, augment=lambda config: affine(degrees=10, translate=0.1))
     most = 0.05 if "precision" in knobs else 2e-3
     demand_alike(recipe, pictures(), tmp_path, most, **knobs)
+
+
+# --- one reading and one augmentation for all ----------------------------------------------------
+
+AUGMENTS = {
+    "none": nothing,
+    "built in": compose(affine(degrees=10), crop(1), erase(0.5), contrast(0.2)),
+    "own": lambda inputs, generator: inputs * torch.rand(1, generator=generator),
+}
+
+
+@pytest.mark.parametrize("mixes", [0.0, 0.4])
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_a_stack_sees_to_the_bit_what_each_member_sees_alone(
+    name: str, mixes: float, tmp_path: Path
+) -> None:
+    config = settings(mixup=mixes)
+    recipe = classifier(augment=lambda config: AUGMENTS[name])
+    plans = [recipe._planned(of, config) for of in members(pictures(), tmp_path)]
+    cohort = Cohort(plans, Saver(tmp_path / "c.bin", plans[0].stamp, config), {})
+    cohort._join([cohort._seated(plan) for plan in plans])
+    assert cohort.rows.columns
+    for seat in cohort.seats:
+        seed_draws(seat.plan, seat.state)
+    found = list(cohort._batches())
+    assert len(found) == 4
+    for place, plan in enumerate(plans):
+        state = start(plan)
+        seed_draws(plan, state)
+        for batch, alone in zip(found, plan.loader.batches(0), strict=True):
+            wanted, got = leaves(seen(plan, alone, state.draws)), leaves(batch)
+            assert all(torch.equal(part[place], own) for part, own in
+                       zip(got, wanted, strict=True))  # fmt: skip
+
+
+def test_all_members_are_changed_at_once_where_the_augmentation_knows_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images: list[int] = []
+    turn = affine.__call__
+
+    def counted(change: affine, inputs: torch.Tensor, draws: Any) -> torch.Tensor:
+        images.append(len(inputs))
+        return turn(change, inputs, draws)
+
+    monkeypatch.setattr(affine, "__call__", counted)
+    for knows_how in (True, False):
+        images.clear()
+        vars(counted)["in_parts"] = knows_how
+        recipe = classifier(augment=lambda config: affine(degrees=10))
+        made = members(pictures(), tmp_path / str(knows_how))
+        recipe.fit(made, settings(engine="stacked", epochs=1))
+        assert images.count(3 * 16 if knows_how else 16) >= 4
+        assert (3 * 16 in images) == knows_how
 
 
 # --- law 2 --------------------------------------------------------------------------------------

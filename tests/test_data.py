@@ -1,10 +1,23 @@
 from __future__ import annotations
 
+import copy
+import pickle
+from dataclasses import replace
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
 
+from kagglekit.data import Data, SharedRows, Split
 from tests.engine import numbers, pictures
+
+
+def shared(split: Split) -> SharedRows:
+    """The rows of a split, which read columns of all."""
+    return cast(SharedRows, split.tensors())
 
 
 def test_targets_outside_the_training_rows_are_out_of_reach() -> None:
@@ -52,6 +65,87 @@ def test_tensors_may_be_written_without_changing_the_data() -> None:
     target.zero_()
     assert data.target.any()
     assert data.split(np.arange(96), "train").inputs.any()
+
+
+@pytest.mark.parametrize("data", [numbers(), pictures()], ids=["table", "pictures"])
+def test_all_splits_read_one_copy_of_the_inputs(data: Data) -> None:
+    if data.train_inputs is not None:
+        data.train_inputs.setflags(write=False)  # as pandas and files mapped into memory have it
+    train = data.split(np.arange(60), "train")
+    splits = [train, data.split(np.arange(60, 96), "valid"), train.take(np.array([5, 3])),
+              train.data.split(np.arange(20, 80), "train")]  # fmt: skip
+    places = {shared(split).columns[0].data_ptr() for split in splits}
+    assert len(places) == 1
+    assert data.split(np.arange(9), "test").tensors().tensors[0].shape[0] == 9
+    for split in splits:
+        np.testing.assert_array_equal(split.tensors().tensors[0], split.inputs)
+        if split.target is not None:
+            np.testing.assert_array_equal(split.tensors().tensors[1], split.target)
+
+
+def test_inputs_in_memory_are_not_copied_at_all() -> None:
+    data = pictures()
+    assert data.train_inputs is not None
+    split = data.split(np.arange(60), "train")
+    assert shared(split).columns[0].data_ptr() == data.train_inputs.ctypes.data
+    assert shared(split).columns[1].data_ptr() == split.data.target.ctypes.data
+
+
+@pytest.mark.parametrize("data", [numbers(), pictures()], ids=["numbers", "classes"])
+def test_shared_columns_hold_no_target_of_another_s_rows(data: Data) -> None:
+    rows = np.arange(10, 20)
+    for stage, known in (("train", rows), ("valid", rows[:0])):
+        rows_of = shared(data.split(rows, stage))  # type: ignore[arg-type]
+        assert len(rows_of.columns) == (2 if stage == "train" else 1)
+        for column in rows_of.columns[1:]:
+            hidden = np.delete(column.numpy(), known, axis=0)
+            assert np.isnan(hidden).all() if hidden.dtype.kind == "f" else (hidden == -1).all()
+        assert len(rows_of) == len(rows_of.tensors[0]) == 10
+
+
+def test_items_are_the_split_s_own_rows_and_copies_of_them() -> None:
+    data = numbers()
+    split = data.split(np.array([7, 3, 50]), "train")
+    rows = split.tensors()
+    for index in (0, -1, np.int64(1), [2, 0], slice(1, 3), torch.tensor([1, 1])):
+        for part, expected in zip(rows[index], split.tensors(split.inputs)[index], strict=True):
+            assert torch.equal(part, expected)
+            part.zero_()  # also what it could be a view of
+            assert part.untyped_storage().nbytes() == part.nbytes
+    with pytest.raises(IndexError):
+        rows[3]
+    np.testing.assert_array_equal(rows.tensors[0], split.inputs)
+
+
+def test_tensors_that_were_read_are_the_data_set_s_from_then_on() -> None:
+    split = numbers().split(np.arange(20), "train")
+    changed, other = split.tensors(), split.tensors()
+    changed.tensors[0].mul_(2)
+    assert torch.equal(changed[3][0], 2 * other[3][0])
+    changed.tensors = (torch.zeros(5, 3),)
+    assert len(changed) == 5
+    assert changed[4][0].tolist() == [0, 0, 0]
+
+
+def test_another_process_gets_a_member_s_rows_alone() -> None:
+    data = pictures(960)
+    split = data.split(np.arange(6), "train")
+    sent = pickle.dumps(split.tensors())
+    assert len(sent) < 6000
+    restored = pickle.loads(sent)
+    assert type(restored) is TensorDataset
+    assert all(map(torch.equal, restored.tensors, split.tensors().tensors))
+    for twin in (pickle.loads(pickle.dumps(split)), copy.deepcopy(split)):
+        assert all(map(torch.equal, twin.tensors().tensors, split.tensors().tensors))
+
+
+def test_data_with_other_inputs_share_nothing_with_the_former() -> None:
+    data = pictures()
+    data.split(np.arange(9), "train").tensors()
+    assert data.train_inputs is not None
+    bright = replace(data, train_inputs=255 - data.train_inputs).split(np.arange(9), "train")
+    dark: Tensor = data.split(np.arange(9), "train").tensors().tensors[0]
+    assert torch.equal(bright.tensors().tensors[0], 255 - dark)
 
 
 def test_features_are_all_columns_but_the_id() -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from kagglekit import choices, cohort, devices, engine, files, folders, trial
 from kagglekit.augment import affine
 from kagglekit.cli import main
+from kagglekit.data import Split
 from kagglekit.errors import UserError
 from kagglekit.recipe import Member
 from kagglekit.run import Run
@@ -308,6 +309,24 @@ def test_the_memory_of_a_member_is_measured(
     assert most(1) == 1
     assert most(1e9) > 100
     assert most(1e8, batch_size=8) > 1.5 * most(1e8, batch_size=64)
+
+
+def test_rows_that_members_share_take_the_memory_of_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 1e9)
+
+    def own(split: Split, config: Any) -> Any:
+        return split.tensors(split.inputs)
+
+    few, many = (member(numbers(rows), tmp_path / str(rows)) for rows in (96, 20_000))
+    recipe, apart = regressor(), regressor(dataset=own)
+    shared = [trial.most_members(recipe._planned(of, settings())) for of in (few, many)]
+    alone = trial.most_members(apart._planned(many, settings()))
+    targets = many.train.data.target.nbytes
+    needed = [5e8 / most for most in (*shared, alone)]
+    assert needed[1] - needed[0] == pytest.approx(targets, rel=0.05)
+    assert needed[2] > needed[1] + many.train.inputs.nbytes / 2
 
 
 def test_out_of_memory_halves_the_cohort_and_goes_on(

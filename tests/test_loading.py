@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import itertools
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +16,10 @@ from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
 from kagglekit import augment, loading
-from kagglekit.data import Split
+from kagglekit.data import Data, Split
 from kagglekit.errors import UserError
 from kagglekit.images import ImageFiles
-from kagglekit.loading import Loader
+from kagglekit.loading import InStep, Loader
 from kagglekit.recipe import Member
 from tests.engine import (
     CPU,
@@ -25,6 +27,7 @@ from tests.engine import (
     classifier,
     fitted,
     member,
+    numbers,
     on_one_thread,  # noqa: F401
     pictures,
     settings,
@@ -222,15 +225,15 @@ def test_a_gpu_gets_the_same_batches_by_its_copy_stream(workers: int) -> None:
     there = Loader(Photographs(), config, torch.device("cuda"), 0, True)
     found = []
     for epoch in range(20):
-        for inputs, numbers in there.batches(epoch):
+        for inputs, ids in there.batches(epoch):
             busy = torch.randn(1500, 1500, device="cuda")
             for _ in range(5):  # the next copies run beside it, and must not touch this batch
                 busy = busy @ busy
-            found.append((inputs + 0 * busy[0, 0].nan_to_num(0, 0, 0), numbers))
+            found.append((inputs + 0 * busy[0, 0].nan_to_num(0, 0, 0), ids))
     expected = [batch for epoch in range(20) for batch in here.batches(epoch)]
-    for (inputs, numbers), (wanted, ids) in zip(found, expected, strict=True):
+    for (inputs, ids), (wanted, known) in zip(found, expected, strict=True):
         assert torch.equal(inputs.cpu(), wanted)
-        assert torch.equal(numbers.cpu(), ids)
+        assert torch.equal(ids.cpu(), known)
 
 
 @pytest.mark.parametrize(
@@ -272,6 +275,168 @@ def test_rows_that_do_not_fit_are_streamed(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(loading.devices, "free_bytes", lambda device: 100)
     meta = torch.device("meta")
     assert not loading.is_resident(NUMBERED, settings(), meta)
+
+
+# --- one copy for all members -------------------------------------------------------------------
+
+META = torch.device("meta")  # a device that has no memory
+
+
+def splits(data: Data, members: int = 3) -> list[Split]:
+    """The training rows of some members, each without a fold of its own."""
+    rows = np.arange(len(data.train))
+    return [data.split(rows[rows % members != place], "train") for place in range(members)]
+
+
+def loaders(of: list[Split], own: bool = False, **knobs: Any) -> list[Loader]:
+    """A loader for each member; of columns of its `own`, or of those that all share."""
+    datasets = [split.tensors(split.inputs) if own else split.tensors() for split in of]
+    return [loader(rows, seed=place, **knobs) for place, rows in enumerate(datasets)]
+
+
+@pytest.mark.parametrize("data", [numbers(), pictures()], ids=["table", "pictures"])
+def test_the_inputs_of_all_members_are_in_memory_once(data: Data) -> None:
+    rows = [one.resident for one in loaders(splits(data, 20))]
+    assert len({each.columns[0].data_ptr() for each in rows if each}) == 1
+    of_one = rows[0]
+    assert of_one is not None
+    assert of_one.unshared == data.target.nbytes  # what is hidden of it is another for each
+    split = splits(data, 20)[0]
+    assert split.target is not None
+    assert of_one.nbytes == split.inputs.nbytes + split.target.nbytes
+
+
+def on_meta(of: list[Split]) -> list[Loader]:
+    return [Loader(split.tensors(), settings(data="resident"), META, 0, True) for split in of]
+
+
+def test_inputs_are_moved_to_a_device_once_and_gone_when_no_loader_reads_them() -> None:
+    gc.collect()
+    before = len(loading._on_devices)
+    of = splits(pictures())
+    made = on_meta(of)
+    moved = {id(one.resident.columns[0]) for one in made if one.resident}
+    assert len(moved) == 1
+    assert len(loading._on_devices) == before + 4  # and the targets of each
+    again = on_meta(of[:1])[0].resident
+    assert again is not None
+    assert {id(again.columns[0])} == moved
+    del made, again
+    gc.collect()
+    assert len(loading._on_devices) == before
+
+
+def test_lanes_that_plan_at_once_move_inputs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[torch.Size] = []
+
+    class Slow(loading._Moved):
+        def __init__(self, column: torch.Tensor, device: torch.device) -> None:
+            moves.append(column.shape)
+            time.sleep(0.02)
+            super().__init__(column, device)
+
+    monkeypatch.setattr(loading, "_Moved", Slow)
+    data, found = pictures(), []
+    together = threading.Barrier(4)
+
+    def plan(place: int) -> None:
+        together.wait()
+        found.extend(on_meta([splits(data, 4)[place]]))
+        assert found[-1].resident
+
+    lanes = [threading.Thread(target=plan, args=(place,)) for place in range(4)]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.join()
+    assert len(found) == 4
+    assert moves.count(torch.Size([96, 1, 8, 8])) == 1
+
+
+def test_a_member_has_rows_of_its_own_where_not_all_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = pictures().split(np.arange(6), "train").tensors()
+    for free, resident in ((1 << 20, 96), (2000, 6), (100, 0)):
+        monkeypatch.setattr(loading.devices, "free_bytes", lambda device, free=free: free)
+        found = Loader(few, settings(), META, 0, True).resident
+        assert (len(found.columns[0]) if found else 0) == resident
+        del found  # what is on the device takes nothing more
+
+
+KINDS = {
+    "table": (numbers(), {}),
+    "pictures": (pictures(), {}),
+    "balanced": (pictures(), {"sampling": "balanced"}),
+    "contiguous": (pictures(), {"channels_last": False}),
+    "streamed": (pictures(), {"data": "streamed"}),
+    "by workers": (pictures(), {"data": "streamed", "workers": 1}),
+}
+
+
+@pytest.mark.parametrize(("data", "knobs"), KINDS.values(), ids=KINDS)
+def test_shared_rows_come_as_rows_of_one_s_own_do(data: Data, knobs: dict[str, Any]) -> None:
+    of = splits(data)
+    for one, other in zip(loaders(of, True, **knobs), loaders(of, **knobs), strict=True):
+        for batches in zip(one.batches(1), other.batches(1), strict=True):
+            for part, expected in zip(*batches, strict=True):
+                assert torch.equal(part, expected)
+                assert part.dtype == expected.dtype
+                assert part.stride() == expected.stride()
+
+
+def test_what_trains_on_shared_rows_learns_what_it_learns_on_its_own(tmp_path: Path) -> None:
+    knobs: dict[str, Any] = {"patience": 2, "holdout": 0.2, "sampling": "balanced"}
+    learned = [
+        fitted(classifier(**parts), member(pictures(), tmp_path / name), settings(**knobs))
+        for name, parts in (("shared", {}), ("own", {"dataset": own_rows}))
+    ]
+    assert learned[0] == learned[1]
+
+
+def own_rows(split: Split, config: Any) -> TensorDataset:
+    return split.tensors(split.inputs)
+
+
+def colours(rows: int = 96) -> Data:
+    data = pictures(rows)
+    object.__setattr__(data, "train_inputs", np.repeat(data.train_inputs, 3, axis=1))
+    return data
+
+
+IN_STEP = {**KINDS, "colours": (colours(), {}),
+           "flat colours": (colours(), {"channels_last": False})}  # fmt: skip
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+@pytest.mark.parametrize(("data", "knobs"), IN_STEP.values(), ids=IN_STEP)
+def test_loaders_in_step_give_each_member_its_own_batch(
+    data: Data, knobs: dict[str, Any], own: bool
+) -> None:
+    each = loaders(splits(data), own, **knobs)
+    joint = InStep(loaders(splits(data), own, **knobs))
+    assert bool(joint.columns) == (not own) or "data" in knobs
+    for first in (0, 2):
+        apart = zip(*(one.batches(1, first) for one in each), strict=True)
+        for batches, all_rows in zip(apart, joint.batches(1, first), strict=True):
+            for parts, together in zip(zip(*batches, strict=True), all_rows, strict=True):
+                stacked = torch.stack(list(parts))
+                assert torch.equal(together.unflatten(0, (3, -1)), stacked)
+                assert together.unflatten(0, (3, -1)).stride() == stacked.stride()
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+@pytest.mark.parametrize(
+    "data", [numbers(), pictures(), colours()], ids=["table", "grey", "colour"]
+)
+def test_a_whole_epoch_in_step_holds_its_batches_in_turn(data: Data, own: bool) -> None:
+    joint = InStep(loaders(splits(data), own))
+    whole = joint.whole(2)
+    batches = list(joint.batches(2))
+    for part, of_batches in zip(whole, zip(*batches, strict=True), strict=True):
+        assert part.shape[:3] == (4, 3, 16)
+        assert torch.equal(part.flatten(1, 2), torch.stack(of_batches))
+    size = joint.nbytes
+    assert size is not None
+    assert size == 3 * sum(column[:1].nbytes for column in joint.resident[0].columns) * 64
 
 
 @pytest.fixture
