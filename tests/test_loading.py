@@ -322,7 +322,6 @@ def test_inputs_are_moved_to_a_device_once_and_gone_when_no_loader_reads_them() 
     assert again is not None
     assert {id(again.columns[0])} == moved
     del made, again
-    gc.collect()
     assert len(loading._on_devices) == before
 
 
