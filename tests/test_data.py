@@ -74,8 +74,8 @@ def test_all_splits_read_one_copy_of_the_inputs(data: Data) -> None:
     train = data.split(np.arange(60), "train")
     splits = [train, data.split(np.arange(60, 96), "valid"), train.take(np.array([5, 3])),
               train.data.split(np.arange(20, 80), "train")]  # fmt: skip
-    places = {shared(split).columns[0].data_ptr() for split in splits}
-    assert len(places) == 1
+    datasets = [shared(split) for split in splits]
+    assert len({rows.columns[0].data_ptr() for rows in datasets}) == 1
     assert data.split(np.arange(9), "test").tensors().tensors[0].shape[0] == 9
     for split in splits:
         np.testing.assert_array_equal(split.tensors().tensors[0], split.inputs)
