@@ -30,7 +30,7 @@ from .train import Plan, Saver, Trained, demand_possible, epoch_seed, train
 
 _FEW_STEPS = 200  # of a stack, or of all members in lanes: a trial takes longer than it saves
 _SHORT = 20.0  # seconds of all training one by one that are over before a trial has paid
-_SHORTEST = 8.0  # the same where a step is quick: a stack may then take a quarter of the time
+_SHORTEST = 4.0  # the same where a step is quick: so is a trial, and a stack may gain the most
 _QUICK_STEP = 0.005  # seconds of a step that does arithmetic for the least part of it
 _LONG_STEP = 0.3  # seconds of a step alone from which a stack's trial costs more than it finds out
 _GAIN = 0.9  # a round must take less than this share of the time that it takes one by one
@@ -321,7 +321,7 @@ def _fastest(plans: Sequence[Plan], passes: Passes, most: int) -> list[Choice]:
     whole = step * len(plans) * _steps(first)
     if whole < (_SHORTEST if step < _QUICK_STEP else _SHORT):
         raise Unstackable(f"that takes about {_brief(whole)}, too little to gain anything")
-    share, beside = _beside(plans, one, most) if whole >= _SHORT else (math.inf, "")
+    share, beside = _beside(plans, one, most)
 
     def why_stacked(group: Sequence[Plan], batch: Batch) -> str:
         _demand_steps(_steps(first))

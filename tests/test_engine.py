@@ -160,12 +160,14 @@ def test_a_short_training_is_not_worth_a_trial(
 
 
 @pytest.mark.parametrize(("quick", "wanted"), [(1e9, "stacked"), (0.0, "solo")])
-def test_a_training_that_is_not_long_tries_a_stack_of_quick_steps_and_no_lanes(
+def test_a_training_that_is_not_long_is_worth_a_trial_where_steps_are_quick(
     quick: float, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "_SHORT", 1e9)
     monkeypatch.setattr(engine, "_QUICK_STEP", quick)
-    monkeypatch.setattr(trial, "compared_in_lanes", lambda *given: pytest.fail("tried lanes"))
+    if wanted == "solo":
+        for name in ("compared", "compared_in_lanes"):
+            monkeypatch.setattr(trial, name, lambda *given: pytest.fail("tried another engine"))
     _, (choice,) = fitted(tmp_path, count=20, **LONG)
     assert choice.engine == wanted
 
