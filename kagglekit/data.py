@@ -32,6 +32,7 @@ class Data:
     | train_inputs, test_inputs | (rows, ...) | what models read, where that is no table |
 
     A folder that has no training files (a new test set for a finished run) gives zero train rows.
+    All splits share it, and what models read of it as tensors: write nothing into it.
     """
 
     train: pd.DataFrame
