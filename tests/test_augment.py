@@ -144,6 +144,16 @@ def test_several_members_draw_at_once_to_the_bit_what_each_draws_alone(
         assert alone.stride() == together.stride()
 
 
+@pytest.mark.gpu
+@every
+def test_several_members_draw_at_once_on_a_gpu_what_each_draws_alone(change: Augment) -> None:
+    inputs = images(80).cuda()
+    alone = [change(part.clone(), torch.Generator("cuda").manual_seed(seed))
+             for seed, part in enumerate(inputs.split(16))]  # fmt: skip
+    generators = [torch.Generator("cuda").manual_seed(seed) for seed in range(5)]
+    torch.testing.assert_close(change(inputs, generators), torch.cat(alone))  # type: ignore[arg-type]
+
+
 @every
 def test_each_generator_stands_where_it_would_stand_alone(change: Augment) -> None:
     alone, several = random(3), [random(seed) for seed in range(5)]

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -359,6 +360,24 @@ def test_a_member_has_rows_of_its_own_where_not_all_fit(monkeypatch: pytest.Monk
         found = Loader(few, settings(), META, 0, True).resident
         assert (len(found.columns[0]) if found else 0) == resident
         del found  # what is on the device takes nothing more
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_holds_one_copy_for_all_members_and_gives_each_its_own_batches() -> None:
+    of, config = splits(pictures(960), 20), settings()
+    gc.collect()
+    free = torch.cuda.memory_allocated()
+    there = [Loader(split.tensors(), config, torch.device("cuda"), place, True)
+             for place, split in enumerate(of)]  # fmt: skip
+    joint = InStep(there)
+    assert torch.cuda.memory_allocated() - free < 1.5 * (960 * 64 + 40 * 960 * 8)
+    here = InStep([replace(one, device=CPU) for one in there])
+    for batches in zip(joint.batches(1), here.batches(1), strict=True):
+        for found, expected in zip(*batches, strict=True):
+            assert torch.equal(found.cpu(), expected)
+    del joint, there
+    assert torch.cuda.memory_allocated() - free < 1 << 20
 
 
 KINDS = {
