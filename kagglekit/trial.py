@@ -49,8 +49,9 @@ def stacked(plans: Sequence[Plan], batch: Batch, passes: Passes) -> Step:
     generators = [generator(stack.device, 0) for _ in plans]
 
     def step() -> None:
-        stack.backward(batch, generators)
+        stack.backward(batch, generators, optimizers.scale)
         optimizers.step([""])
+        optimizers.finish()
 
     return step
 
