@@ -189,7 +189,9 @@ def clip_each(stack: Iterable[Tensor], largest: float) -> None:
     gradients = [weight.grad for weight in stack if weight.grad is not None]
     if not gradients:
         return
-    norms = torch.stack([gradient.reshape(len(gradient), -1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    norms = torch.stack(
+        [gradient.reshape(len(gradient), -1).norm(dim=1) for gradient in gradients]
+    ).norm(dim=0)
     factors = (largest / (norms + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)).to(gradient.dtype))

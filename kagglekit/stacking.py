@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeGuard
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from . import capture, devices
 from .config import NetworkConfig
@@ -178,10 +181,12 @@ class Stack:
         scales, rest = (rest[:1], rest[1:]) if self._scaled else ([], rest)
         noise, given = rest[: len(rest) - parts], rest[len(rest) - parts :]
 
+        lowered = _Lowered() if self._scaled else nullcontext()
+
         def loss(named: dict[str, Tensor], noise: list[Tensor], given: list[Tensor]) -> Tensor:
             self._noise[:] = reversed(noise)
             inside = {f"model.{name}": tensor for name, tensor in named.items()}
-            with devices.autocast(self.config.precision, self.device):
+            with devices.autocast(self.config.precision, self.device), lowered:
                 return total(functional_call(self._function, inside, (rebuilt(batch, given),)))
 
         named = dict(zip([*names, *kept_names], [*weights, *kept], strict=True))
@@ -383,6 +388,32 @@ def model_at(batch: Batch, place: int, config: NetworkConfig) -> Batch:
 
 
 # --- what passes are made of --------------------------------------------------------------------
+
+
+class _Lowered(TorchFunctionMode):
+    """Layers computed in fp16, with their biases, before vmap takes them apart.
+
+    Autocast sees what vmap has left of them, a product and a sum: the sum, and the gradient of the
+    bias with it, would be in fp32, and not burst where it does alone. What follows a layer is in
+    fp32: vmap's batch norm refuses inputs in fp16, and a loss there could not be scaled.
+    """
+
+    layers = (F.linear, F.conv1d, F.conv2d, F.conv3d,
+              F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)  # fmt: skip
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        named = kwargs or {}
+        if func not in self.layers:
+            return func(*args, **named)
+        halves = {name: _in_half(value) for name, value in named.items()}
+        return func(*map(_in_half, args), **halves).float()
+
+
+def _in_half(value: Any) -> Any:
+    single = isinstance(value, Tensor) and value.dtype == torch.float32
+    return value.half() if single else value
 
 
 class _Drawn(nn.Module):

@@ -90,6 +90,8 @@ def demand_alike(recipe: Network[Any], data: Any, path: Path, most: float, **kno
     assert any(not torch.equal(first[key], second[key]) for key in first)
 
 
+ROUNDED = {"bf16": 0.05, "fp16": 0.02}
+
 KNOBS: dict[str, dict[str, Any]] = {
     "adamw": {},
     "sgd": {"optimizer": "sgd"},
@@ -117,7 +119,7 @@ def test_dense_members_learn_in_a_cohort_what_they_learn_alone(
     knobs: dict[str, Any], tmp_path: Path
 ) -> None:
     # bf16 rounds each product otherwise; L-BFGS carries the last digit of its start far
-    most = 0.05 if "precision" in knobs else 0.02 if "polish" in knobs else 1e-4
+    most = ROUNDED.get(knobs.get("precision", ""), 0.02 if "polish" in knobs else 1e-4)
     demand_alike(regressor(), numbers(), tmp_path, most, **knobs)
 
 
@@ -151,7 +153,7 @@ def test_convolutions_with_batch_norm_learn_in_a_cohort_what_they_learn_alone(
     knobs: dict[str, Any], tmp_path: Path
 ) -> None:
     recipe = classifier(model=normed, augment=lambda config: affine(degrees=10, translate=0.1))
-    most = 0.05 if "precision" in knobs else 2e-3
+    most = ROUNDED.get(knobs.get("precision", ""), 2e-3)
     demand_alike(recipe, pictures(), tmp_path, most, **knobs)
 
 

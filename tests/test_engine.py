@@ -184,9 +184,8 @@ def branching(config: Any, task: Any) -> nn.Module:
     [
         (regressor(), {"data": "streamed", "workers": 0}, "rows are streamed"),
         (regressor(model=branching), {}, "vmap"),
-        (regressor(), {"precision": "fp16"}, "fp16"),
     ],
-    ids=["streamed", "branching", "fp16"],
+    ids=["streamed", "branching"],
 )
 def test_what_cannot_be_stacked_is_trained_one_by_one_and_a_line_says_why(
     recipe: Any, knobs: Any, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -434,6 +433,8 @@ def test_members_of_one_pace_have_batches_of_one_shape(tmp_path: Path) -> None:
 @pytest.mark.parametrize("knobs", [
     {"ema": 0.8, "mixup": 0.2, "clip_norm": 0.1},
     {"precision": "bf16", "optimizer": "muon"},
+    {"precision": "fp16", "accumulate": 2, "clip_norm": 0.1},
+    {"precision": "fp16", "optimizer": "sgd", "ema": 0.8},
     {"compile": "on"},
 ], ids=str)  # fmt: skip
 def test_a_stack_on_a_gpu_learns_what_its_members_learn_alone(
