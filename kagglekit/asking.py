@@ -14,7 +14,7 @@ from . import run as runs
 from .config import Config
 from .data import Split
 from .gather import gather, gather_abreast
-from .recipe import Member, Recipe
+from .recipe import Joint, Member, Recipe
 from .run import Answers, Key, Run
 from .stacking import Unstackable
 
@@ -66,17 +66,18 @@ class Asker:
         What they are asked afterwards, one by one, is then known. None is to be finished before all
         are asked, so that a killed session's members are asked by the same company again.
         """
-        if len(members) < 2 or not hasattr(self.recipe, "together"):
+        recipe = self.recipe
+        if len(members) < 2 or not isinstance(recipe, Joint):
             return
         if any((member.folder / runs.ALONE).exists() for member in members):
             return
         predictors: list[Any] = [
-            self.recipe.restore(member.folder, self.config, member.before) for member in members
+            recipe.restore(member.folder, self.config, member.before) for member in members
         ]
         pairs = list(zip(members, predictors, strict=True))
         try:
-            self._ask(pairs, "test")
-            self._ask([pair for pair in pairs if len(pair[0].valid)], "valid")
+            self._ask(pairs, "test", recipe)
+            self._ask([pair for pair in pairs if len(pair[0].valid)], "valid", recipe)
         except Unstackable as reason:
             _part(members, str(reason))
         except RuntimeError as error:
@@ -84,13 +85,13 @@ class Asker:
                 raise
             _part(members, "there is not memory for all")
 
-    def _ask(self, pairs: Sequence[tuple[Member, Any]], part: str) -> None:
+    def _ask(self, pairs: Sequence[tuple[Member, Any]], part: str, recipe: Joint) -> None:
         if len(pairs) < 2:
             return
         members, predictors = zip(*pairs, strict=True)
         merged = part == "test" and not self.each_view
         splits = [self.test if part == "test" else member.valid for member in members]
-        panel: Any = self.recipe.together(predictors)  # type: ignore[attr-defined]
+        panel = recipe.together(predictors)
 
         def batches(first: int) -> Iterator[Sequence[np.ndarray]]:
             for each in panel.batches(splits, first):

@@ -30,8 +30,10 @@ from .train import Plan, Saver, Trained, demand_possible, epoch_seed, train
 
 _FEW_STEPS = 200  # of a stack, or of all members in lanes: a trial takes longer than it saves
 _SHORT = 20.0  # seconds of all training one by one that are over before a trial has paid
-_SHORTEST = 8.0  # the same where a step is quick: a stack may then take a quarter of the time
-_QUICK_STEP = 0.005  # seconds of a step that does arithmetic for the least part of it
+_SHORTEST = (
+    2.0  # the same of many steps, which are quick then: so is a trial, and a stack gains most
+)
+_MANY_STEPS = 3_000  # of all members
 _LONG_STEP = 0.3  # seconds of a step alone from which a stack's trial costs more than it finds out
 _GAIN = 0.9  # a round must take less than this share of the time that it takes one by one
 _LANES_A_GPU = 8  # at most: each has its own activations, and a GPU is busy before
@@ -318,10 +320,11 @@ def _fastest(plans: Sequence[Plan], passes: Passes, most: int) -> list[Choice]:
     one = trial.alone(first)
     with devices.threads_for(first.multiplications, first.loader.device):
         step = trial.seconds(one, first.loader.device)
-    whole = step * len(plans) * _steps(first)
-    if whole < (_SHORTEST if step < _QUICK_STEP else _SHORT):
+    steps = len(plans) * _steps(first)
+    whole = step * steps
+    if whole < (_SHORTEST if steps >= _MANY_STEPS else _SHORT):
         raise Unstackable(f"that takes about {_brief(whole)}, too little to gain anything")
-    share, beside = _beside(plans, one, most) if whole >= _SHORT else (math.inf, "")
+    share, beside = _beside(plans, one, most)
 
     def why_stacked(group: Sequence[Plan], batch: Batch) -> str:
         _demand_steps(_steps(first))

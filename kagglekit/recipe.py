@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -71,9 +71,7 @@ class Recipe(Protocol):
     `fit` gets all members of a run that are not finished yet, which share the folder that theirs
     are in, so that it may train together what it is given; it leaves in `member.folder` all that
     `restore` needs, as safetensors, npz or JSON. A member whose numbers burst stops alone: see
-    `one_by_one`. `before` of `restore` are the predictors of `needs` for the same member. A recipe
-    may have `together(predictors)` besides, as `Network` has, to let members answer at once that
-    were done at once.
+    `one_by_one`. `before` of `restore` are the predictors of `needs` for the same member.
     """
 
     @property
@@ -89,6 +87,14 @@ class Recipe(Protocol):
 
     def restore(self, folder: Path, config: Any, before: Mapping[str, Predictor]) -> Predictor:
         """The predictor of a fitted member."""
+
+
+@runtime_checkable
+class Joint(Recipe, Protocol):
+    """A recipe whose members may answer at once where they were done at once, as `Network`'s do."""
+
+    def together(self, predictors: Sequence[Any]) -> Any:
+        """What asks all of `predictors`: see `network.NetworkPredictors`."""
 
 
 def one_by_one(members: Iterable[Member], fit: Callable[[Member], None]) -> None:

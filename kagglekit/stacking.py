@@ -21,7 +21,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from . import capture, devices
+from . import capture, devices, recording
 from .config import NetworkConfig
 from .dropout import Draw, Dropout, draw_for, noise_of
 from .objectives import Batch, Function, Losses, Objective, leaves, rebuilt
@@ -522,22 +522,16 @@ def recorded(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable
 
     Raises Unstackable for one that cannot be recorded.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
-    from torch.fx.graph import CodeGen
-
-    made = _refusing(make_fx(function))(*inputs)
-    made.graph.set_codegen(CodeGen())  # inputs one by one: unpacking them takes longer
-    made.recompile()
-    forward: Callable[..., Any] = made.forward
+    forward: Callable[..., Any] = _refusing(recording.recorded)(function, inputs)
     return forward
 
 
 def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
     """Raise Unstackable for whatever a model does that vmap cannot."""
 
-    def refusing(*inputs: Tensor) -> Any:
+    def refusing(*given: Any) -> Any:
         try:
-            return function(*inputs)
+            return function(*given)
         except (Unstackable, torch.OutOfMemoryError):
             raise
         except Exception as error:  # vmap, autograd and a model's own code fail in many ways

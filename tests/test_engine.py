@@ -159,13 +159,15 @@ def test_a_short_training_is_not_worth_a_trial(
     assert choice.why.endswith("too little to gain anything")
 
 
-@pytest.mark.parametrize(("quick", "wanted"), [(1e9, "stacked"), (0.0, "solo")])
-def test_a_training_that_is_not_long_tries_a_stack_of_quick_steps_and_no_lanes(
-    quick: float, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("many", "wanted"), [(1, "stacked"), (10**9, "solo")])
+def test_a_training_that_is_not_long_is_worth_a_trial_where_steps_are_many(
+    many: int, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "_SHORT", 1e9)
-    monkeypatch.setattr(engine, "_QUICK_STEP", quick)
-    monkeypatch.setattr(trial, "compared_in_lanes", lambda *given: pytest.fail("tried lanes"))
+    monkeypatch.setattr(engine, "_MANY_STEPS", many)
+    if wanted == "solo":
+        for name in ("compared", "compared_in_lanes"):
+            monkeypatch.setattr(trial, name, lambda *given: pytest.fail("tried another engine"))
     _, (choice,) = fitted(tmp_path, count=20, **LONG)
     assert choice.engine == wanted
 

@@ -193,8 +193,12 @@ def test_damaged_weights_are_named(tmp_path: Path) -> None:
     )
 
 
-def test_small_training_waits_for_no_library_that_it_does_not_use(project: Path) -> None:
+@pytest.mark.parametrize("engine", ["solo", "stacked"])
+def test_small_training_waits_for_no_library_that_it_does_not_use(
+    engine: str, project: Path
+) -> None:
     typed = ["train", "fit_1d", "neural", "epochs=1", "min_steps=0", "polish=0", "folds=2"]
+    typed += [f"engine={engine}"]
     code = (
         f"import sys; from kagglekit.cli import main; ended = main({typed!r});"
         "slow = ['torch._dynamo', 'scipy', 'sklearn', 'timm', 'albumentations', 'torchvision'];"
@@ -207,3 +211,4 @@ def test_small_training_waits_for_no_library_that_it_does_not_use(project: Path)
         check=False,
     )  # fmt: skip
     assert done.stderr.splitlines()[-1] == "[0]"
+    assert ("train stacked" in done.stderr) == (engine == "stacked")
