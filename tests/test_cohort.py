@@ -27,6 +27,7 @@ from tests.engine import (
     answers,
     classifier,
     convolution,
+    dense,
     killed_at_save,
     member,
     numbers,
@@ -155,6 +156,27 @@ def test_convolutions_with_batch_norm_learn_in_a_cohort_what_they_learn_alone(
     recipe = classifier(model=normed, augment=lambda config: affine(degrees=10, translate=0.1))
     most = ROUNDED.get(knobs.get("precision", ""), 2e-3)
     demand_alike(recipe, pictures(), tmp_path, most, **knobs)
+
+
+class Scaled(nn.Sequential):
+    """With a weight that is a single number."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = nn.Sequential(*list(self.children())).forward(inputs)
+        return outputs * self.factor
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_members_with_a_weight_that_is_a_number_learn_in_a_cohort_what_they_learn_alone(
+    precision: str, tmp_path: Path
+) -> None:
+    recipe = regressor(model=lambda config, task: Scaled(*dense(config, task).children()))
+    most = ROUNDED.get(precision, 1e-4)
+    demand_alike(recipe, numbers(), tmp_path, most, precision=precision, clip_norm=0.1)
 
 
 # --- law 2 --------------------------------------------------------------------------------------
