@@ -54,10 +54,12 @@ def tried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_SHORTEST", 0.0)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_auto_stacks_small_networks_because_that_is_faster(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    precision: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _, (choice,) = fitted(tmp_path, count=20, **LONG)  # many, so that a busy machine shows it too
+    # many, so that a busy machine shows it too
+    _, (choice,) = fitted(tmp_path, count=20, precision=precision, **LONG)
     assert choice.engine == "stacked"
     assert choice.why.startswith("a round took ")
     assert f"engine: 20 members train stacked: {choice.why}" in caplog.messages
