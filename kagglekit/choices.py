@@ -32,6 +32,7 @@ class Choice:
     why: str
     lanes: int = 1  # members that train at a time, of `streams`
     threads: int = 0  # of a CPU, for each of these; 0 = all
+    micro_batches: int = 1  # that a batch is taken in, where memory does not hold it whole
 
     def checkpoint(self, run: Path) -> Path:
         """Where the states of a stacked cohort are kept."""
@@ -42,10 +43,20 @@ class Choice:
         """Its lanes; also what one of its members computes with, by itself."""
         return Lanes(self.lanes, self.threads)
 
+    def in_parts(self, finished: Sequence[str]) -> list[Choice]:
+        """The same for the members that are left, with batches taken in half as large parts."""
+        left = tuple(name for name in self.members if name not in finished)
+        done = tuple(name for name in self.members if name in finished)
+        why = "a larger part took more memory than there is"
+        smaller = replace(self, members=left, micro_batches=2 * self.micro_batches, why=why)
+        return [smaller, *([replace(self, members=done)] if done else [])]
+
     def halved(self) -> list[Choice]:
         """What takes about half as much memory."""
         count = self.lanes if self.engine == "streams" else len(self.members)
         why = f"{count} together took more memory than there is"
+        if self.engine == "streams" and self.lanes == 1:
+            return [Choice("solo", self.members, "in a lane it took more memory than there is")]
         if self.engine == "streams":
             return [replace(self, lanes=self.lanes // 2, why=why)]
         half = math.ceil(len(self.members) / 2)
@@ -58,7 +69,11 @@ class Choice:
         who = f"{count} members train" if count > 1 else f"{self.members[0]} trains"
         together = {"stacked": "stacked", "streams": f"side by side, {self.lanes} at a time"}
         apart = "one by one" if count > 1 else "alone"
-        return f"{who} {together.get(self.engine, apart)}: {self.why}"
+        small = f", each batch in {self.micro_batches} parts" if self.micro_batches > 1 else ""
+        return f"{who} {together.get(self.engine, apart)}{small}: {self.why}"
+
+
+_COUNTS = {"lanes": 1, "threads": 0, "micro_batches": 1}  # as of a record that lacks them
 
 
 def recorded(run: Path) -> list[Choice]:
@@ -127,15 +142,17 @@ def _parsed(told: Any) -> list[Choice]:
     found = [
         Choice(
             one["engine"], tuple(one["members"]), one["why"],
-            one.get("lanes", 1), one.get("threads", 0),
+            *(one.get(name, usual) for name, usual in _COUNTS.items()),
         )
         for one in told
     ]  # fmt: skip
     for one in found:
         if not all(isinstance(text, str) for text in (one.engine, one.why, *one.members)):
             raise TypeError("engines, reasons and members are texts")
-        if type(one.lanes) is not int or type(one.threads) is not int:
-            raise TypeError("lanes and threads are whole numbers")
+        if any(type(getattr(one, name)) is not int for name in _COUNTS):
+            raise TypeError("lanes, threads and micro-batches are whole numbers")
         if one.lanes < 1 or not 0 <= one.threads <= 4096 or not one.members:
             raise TypeError("nobody trains in no lane")
+        if one.micro_batches < 1:
+            raise TypeError("a batch is no parts")
     return found

@@ -59,20 +59,20 @@ def kernels(device: torch.device) -> str:
     return torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else describe(device)
 
 
-def resolve_precision(requested: str, device: torch.device, images: bool = True) -> tuple[str, str]:
-    """The precision to train in, and why.
+def resolve_precision(requested: str, device: torch.device, half: bool = True) -> tuple[str, str]:
+    """The precision to train in, and why; `half` says whether half of it is enough for the task.
 
     | device | auto takes |
     |---|---|
     | CUDA with bf16 in hardware (Ampere and later) | bf16 |
     | other CUDA (a T4) | fp16 with gradient scaling |
-    | CPU with avx512_bf16 or AMX | bf16 for images, fp32 for everything else |
-    | other CPU, Apple GPU | fp32 |
+    | CPU with avx512_bf16 or AMX | bf16 |
+    | other CPU, Apple GPU, or any where half is not enough | fp32 |
 
     Raises UserError for a precision that the device does not have, and for an unknown one.
     """
     if requested == "auto":
-        return _automatic(device, images)
+        return _automatic(device) if half else ("fp32", "half precision would not be enough")
     if requested not in DTYPES:
         raise UserError(f"precision={requested} is unknown: take auto, {', '.join(DTYPES)}")
     if requested == "fp16" and device.type == "cpu":
@@ -84,15 +84,13 @@ def resolve_precision(requested: str, device: torch.device, images: bool = True)
     return requested, "as asked for"
 
 
-def _automatic(device: torch.device, images: bool) -> tuple[str, str]:
+def _automatic(device: torch.device) -> tuple[str, str]:
     if device.type == "cuda":
         if _gpu_has_bf16():
             return "bf16", "the GPU has bf16 in hardware"
         return "fp16", "the GPU has no bf16 in hardware: fp16 with gradient scaling"
     if device.type == "mps":
         return "fp32", "the only precision that is safe on an Apple GPU"
-    if not images:
-        return "fp32", "small networks gain nothing from bf16 on a CPU"
     if cpu_has_bf16():
         return "bf16", "the CPU has bf16 instructions"
     return "fp32", "the CPU has no bf16 instructions"

@@ -101,7 +101,7 @@ def _trained(choice: Choice, members: Sequence[Member], work: Work) -> dict[str,
         return _together(choice, members, work)
     if choice.engine == "streams":
         return _side_by_side(choice, members, work)
-    return _one_by_one(members, work)
+    return _one_by_one(choice, members, work)
 
 
 def solo_checkpoint(member: Member) -> Path:
@@ -109,17 +109,31 @@ def solo_checkpoint(member: Member) -> Path:
     return member.folder / "checkpoint.bin"
 
 
-def _one_by_one(members: Sequence[Member], work: Work) -> dict[str, str]:
+class _Full(Exception):
+    """Memory does not hold what a batch needs, but may hold that of a smaller part."""
+
+
+def _one_by_one(choice: Choice, members: Sequence[Member], work: Work) -> dict[str, str]:
     def fit_one(member: Member) -> None:
         plan = work.ready.pop(member.name, None) or work.plan(member)
-        work.keep(member, train(plan))
+        plan = replace(plan, micro_batches=choice.micro_batches)
+        try:
+            trained = train(plan)
+        except RuntimeError as error:
+            if not devices.is_out_of_memory(error) or not plan.divisible:
+                raise
+            raise _Full from error
+        work.keep(member, trained)
         checkpoint.remove(solo_checkpoint(member))
 
     try:
         one_by_one(members, fit_one)
+        return {}
     except DivergedError as error:
         return error.members
-    return {}
+    except _Full:  # what it holds of the failed step has to go before the next is tried
+        finished = [member.name for member in members if work.finished(member.folder)]
+    return _otherwise(choice, choice.in_parts(finished), members, work)
 
 
 def _side_by_side(choice: Choice, members: Sequence[Member], work: Work) -> dict[str, str]:
@@ -141,12 +155,13 @@ def _side_by_side(choice: Choice, members: Sequence[Member], work: Work) -> dict
             jobs = [partial(fit_one, member) for member in members]
             lanes.run(jobs, choice.in_lanes, devices.device())
     except RuntimeError as error:
-        if not devices.is_out_of_memory(error) or choice.lanes < 2:
+        if not devices.is_out_of_memory(error):
             raise
     else:
         return failed
     left = [member for member in members if member.name not in failed]
-    return failed | _otherwise(choice, choice.halved(), left, work)
+    changed = choice.halved()
+    return failed | _otherwise(choice, changed, left, work)
 
 
 def _together(choice: Choice, members: Sequence[Member], work: Work) -> dict[str, str]:
@@ -183,14 +198,14 @@ def _otherwise(
     choice: Choice, changed: Sequence[Choice], members: Sequence[Member], work: Work
 ) -> dict[str, str]:
     """Go on in another way with those of the members that are not finished."""
-    _log.warning("engine: %s", "; ".join(map(str, changed)))
     choices.change(members[0].folder.parent, choice, changed)
+    left = [member for member in members if not work.finished(member.folder)]
+    given = [(part, [m for m in left if m.name in part.members]) for part in changed]
+    given = [(part, some) for part, some in given if some]
+    _log.warning("engine: %s", "; ".join(str(part) for part, _ in given))
     failed: dict[str, str] = {}
-    for part in changed:
-        given = [member for member in members if member.name in part.members]
-        given = [member for member in given if not work.finished(member.folder)]
-        if given:
-            failed |= _trained(part, given, work)
+    for part, some in given:
+        failed |= _trained(part, some, work)
     return failed
 
 

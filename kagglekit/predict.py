@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
 from . import devices
-from .loading import Loader
+from .loading import Batch, Loader
 from .objectives import Objective
 from .views import View
+
+_log = logging.getLogger("kagglekit")
 
 
 def answers_by_view(
@@ -26,12 +29,33 @@ def answers_by_view(
     `first` is the number of the batch to begin with.
     """
     model.eval()
-    for inputs, *rest in loader.batches(0, first):
+
+    def ask(inputs: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), devices.autocast(loader.config.precision, loader.device):
             seen = [
                 view.undo(objective.predict(model, [view.apply(inputs), *rest])) for view in views
             ]
-        yield readable(torch.stack(seen))
+        return readable(torch.stack(seen))
+
+    most = max(loader.batch_size, 1)  # rows that are asked for at once
+    for batch in loader.batches(0, first):
+        answers, most = _within_memory(ask, batch, most)
+        yield answers
+
+
+def _within_memory(
+    ask: Callable[..., torch.Tensor], batch: Batch, most: int
+) -> tuple[torch.Tensor, int]:
+    """(views, batch, ...) answers, by `most` rows or as few as memory holds; so many those are."""
+    while True:
+        try:
+            parts = zip(*(part.split(most) for part in batch), strict=True)
+            return torch.cat([ask(*given) for given in parts], dim=1), most
+        except RuntimeError as error:
+            if not devices.is_out_of_memory(error) or most < 2:
+                raise
+        most = (most + 1) // 2
+        _log.warning("memory ran out: answers are asked for by %d rows at a time", most)
 
 
 def readable(answers: torch.Tensor) -> torch.Tensor:

@@ -55,6 +55,7 @@ class Plan:
     compiled: bool = False
     multiplications: float = math.inf  # of the model on a batch, about
     beside: bool = False  # others that train in this process: the global generators are not its
+    micro_batches: int = 1  # that a batch is taken in, where memory does not hold it whole
     after_epoch: AfterEpoch = lambda epoch, answers, figures: None
 
     @property
@@ -66,6 +67,12 @@ class Plan:
     def steps_per_epoch(self) -> int:
         """Optimiser steps an epoch."""
         return math.ceil(len(self.loader) / self.config.accumulate)
+
+    @property
+    def divisible(self) -> bool:
+        """Whether batches may be taken in half as large parts, of two rows at least: of one,
+        BatchNorm has no statistics."""
+        return self.objective.parts == ("",) and 4 * self.micro_batches <= self.loader.batch_size
 
     def steps_after(self, batch: int) -> bool:
         """Whether the optimisers step after batch number `batch` (from 1) of an epoch."""
@@ -457,6 +464,8 @@ def learner(plan: Plan, optimizers: Optimizers) -> Learn:
     alike = config.accumulate == 1 and plan.objective.parts == ("",)  # all steps
     if plan.beside and alike and capture.possible(device):
         return _Captured(plan, optimizers, forward)
+    if plan.micro_batches > 1:
+        return lambda batch, stepping: learn_in_parts(plan, optimizers, forward, batch, stepping)
     return lambda batch, stepping: learn(plan, optimizers, forward, batch, stepping)
 
 
@@ -523,6 +532,26 @@ def learn(
     if stepping:
         optimizers.finish()
     return list(ready.values())
+
+
+def learn_in_parts(
+    plan: Plan, optimizers: Optimizers, forward: Any, batch: Any, stepping: bool
+) -> list[Tensor]:
+    """`learn` with a batch in micro-batches, whose losses count by their rows; the whole loss."""
+    found: list[Tensor] = []
+    pieces = (part.tensor_split(plan.micro_batches) for part in leaves(batch))
+    for given in zip(*pieces, strict=True):
+        with devices.autocast(plan.config.precision, plan.loader.device):
+            losses = plan.objective.loss(forward, rebuilt(batch, given))
+        loss = _by_part(plan.objective, losses)[""]
+        assert isinstance(loss, Tensor)
+        loss = loss * (len(given[0]) / len(batch[0]))
+        optimizers.backward({"": loss})
+        found.append(loss.detach())
+    if stepping:
+        optimizers.step([""])
+        optimizers.finish()
+    return [torch.stack(found).sum()]
 
 
 def _by_part(objective: Objective, losses: Losses) -> Mapping[str, Tensor | Callable[[], Tensor]]:

@@ -10,10 +10,10 @@ CUDA, CPU, MPS = (torch.device(kind) for kind in ("cuda", "cpu", "mps"))
 
 
 @pytest.mark.parametrize(
-    ("device", "hardware", "images", "expected"),
+    ("device", "hardware", "half", "expected"),
     [
         (CUDA, True, True, "bf16"),
-        (CUDA, True, False, "bf16"),
+        (CUDA, True, False, "fp32"),
         (CUDA, False, True, "fp16"),
         (CPU, True, True, "bf16"),
         (CPU, True, False, "fp32"),
@@ -24,7 +24,7 @@ CUDA, CPU, MPS = (torch.device(kind) for kind in ("cuda", "cpu", "mps"))
 def test_auto_takes_the_fastest_precision_that_is_safe(
     device: torch.device,
     hardware: bool,
-    images: bool,
+    half: bool,
     expected: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -35,7 +35,7 @@ def test_auto_takes_the_fastest_precision_that_is_safe(
         lambda including_emulation=True: including_emulation or hardware,
     )
     monkeypatch.setattr(devices, "cpu_has_bf16", lambda: hardware)
-    precision, why = devices.resolve_precision("auto", device, images)
+    precision, why = devices.resolve_precision("auto", device, half)
     assert precision == expected
     assert why
 

@@ -358,6 +358,82 @@ def test_a_cohort_that_is_halved_in_the_middle_has_each_epoch_once_in_its_histor
     assert next(steps) > 20  # it did begin in a stack
 
 
+class Full(nn.Module):
+    """A layer for whose training memory holds but so many rows."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training and len(inputs) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inputs
+
+
+def full(most: int) -> Any:
+    """A recipe of networks that memory holds with `most` rows."""
+    return regressor(model=lambda config, task: nn.Sequential(dense(config, task), Full(most)))
+
+
+@pytest.mark.parametrize(("most", "parts"), [(8, 2), (5, 4)], ids=lambda given: str(given))
+def test_out_of_memory_takes_a_batch_in_parts_which_changes_nothing_but_rounding(
+    most: int, parts: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    knobs: dict[str, Any] = {"engine": "solo", "clip_norm": 0.1, "accumulate": 2, "ema": 0.8}
+    expected, _ = fitted(tmp_path / "whole", full(16), **knobs)
+    made, (choice,) = fitted(tmp_path / "parts", full(most), **knobs)
+    assert choice.micro_batches == parts
+    assert f"3 members train one by one, each batch in {parts} parts: " in caplog.text
+    for of, other in zip(made, expected, strict=True):
+        ours, theirs = (json.loads((o.folder / "trained.json").read_text()) for o in (of, other))
+        np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=1e-5)
+        np.testing.assert_allclose(
+            *(answers(full(16), o, settings()) for o in (of, other)), atol=1e-5
+        )
+
+
+def test_a_row_that_memory_does_not_hold_ends_the_training(tmp_path: Path) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        fitted(tmp_path, full(1), engine="solo")
+    assert {choice.micro_batches for choice in choices.recorded(tmp_path)} == {8}  # two rows each
+
+
+def test_memory_that_ends_in_the_middle_costs_nothing_and_survives_a_kill(tmp_path: Path) -> None:
+    """Whoever else takes the memory: what was trained is kept, and the rest goes on in parts."""
+    config = settings(engine="solo", dropout=0.2)
+
+    def trained(run: Path, killed: bool) -> tuple[dict[str, bytes], list[int]]:
+        layers: list[Full] = []
+        seen: list[int] = []
+
+        def build(config: Any, task: Any) -> nn.Module:
+            layers.append(Full(16))
+            return nn.Sequential(dense(config, task), layers[-1])
+
+        def shrinking(epoch: int, answers: Any = None, **figures: float) -> None:
+            seen.append(epoch)
+            layers[-1].most = 8 if epoch == 2 else layers[-1].most
+            if killed and epoch == 3:
+                raise KilledError
+
+        made = members(numbers(), run)
+        given = [made[0], replace(made[1], record=shrinking), made[2]]
+        if killed:
+            with pytest.raises(KilledError):
+                regressor(model=build).fit(given, config)
+            given = made[1:]
+        regressor(model=build).fit(given, config)
+        found = {name: choice.micro_batches
+                 for choice in choices.recorded(run) for name in choice.members}  # fmt: skip
+        assert [found[of.name] for of in made] == [1, 2, 2]
+        return files_of(made), seen
+
+    whole, seen = trained(tmp_path / "whole", killed=False)
+    assert seen == [1, 2, 3, 4]
+    assert trained(tmp_path / "killed", killed=True)[0] == whole
+
+
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     files.write_json(tmp_path / choices.RECORD, {"cohorts": [{"engine": "stacked"}]})
     with pytest.raises(UserError, match=r"engine\.json is not as kagglekit writes it"):

@@ -14,8 +14,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from kagglekit import devices, views
+from kagglekit.data import Data
 from kagglekit.errors import UserError
-from kagglekit.network import hold_out
+from kagglekit.network import Network, hold_out
+from kagglekit.objectives import multiclass
 from tests.engine import (
     answers,
     classifier,
@@ -165,6 +167,24 @@ def test_items_may_be_inputs_alone(tmp_path: Path) -> None:
         regressor(), member(numbers(), tmp_path / "b"), settings()
     )
     assert answers(recipe, of, settings()).shape == (16, 2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "precision"),
+    [
+        (classifier(), pictures(), "bf16"),
+        (regressor(objective=multiclass), replace(numbers(), classes=("a", "b")), "bf16"),
+        (regressor(), numbers(), "fp32"),  # a table's numbers would be answered to three digits
+    ],
+)
+def test_a_gpu_computes_in_half_precision_where_that_is_enough(
+    recipe: Network[Any], data: Data, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(devices, "can_compile", lambda device: False)
+    auto = settings(precision="auto")
+    assert recipe.resolve(auto, data.split(np.arange(96), "train")).precision == precision
 
 
 def test_auto_is_resolved_before_training(monkeypatch: pytest.MonkeyPatch) -> None:

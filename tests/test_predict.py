@@ -59,3 +59,32 @@ def test_answers_are_float32_in_every_precision(precision: str, exact: bool) -> 
     assert found.dtype == torch.float32
     assert torch.equal(found, full) == exact
     torch.testing.assert_close(found, full, atol=0.02, rtol=0.02)
+
+
+def test_rows_that_memory_does_not_hold_at_once_are_answered_by_fewer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Full(Batched):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            if len(inputs) > 5:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(inputs)
+
+    both = (views.original, views.flipped)
+    wanted = list(answers_by_view(Batched(), ECHO, loader(), both))
+    model = Full()
+    for found, expected in zip(answers_by_view(model, ECHO, loader(), both), wanted, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert set(model.rows) == {4}
+    assert [line for line in caplog.messages if "memory ran out" in line] == [
+        f"memory ran out: answers are asked for by {rows} rows at a time" for rows in (8, 4)
+    ]
+
+
+def test_one_row_that_memory_does_not_hold_is_an_error() -> None:
+    class Full(Batched):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        next(answers_by_view(Full(), ECHO, loader(), (views.original,)))
