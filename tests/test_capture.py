@@ -61,8 +61,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "muon": {"optimizer": "muon", "clip_norm": 0.01},
     "mixup": {"mixup": 0.4},
     "accumulate": {"accumulate": 3},
-    "fp16": {"precision": "fp16", "optimizer": "sgd", "clip_norm": 0.1},
-    "fp16, accumulated": {"precision": "fp16", "accumulate": 3, "ema": 0.8},
+    "fp16": {"precision": "fp16", "optimizer": "sgd", "accumulate": 3, "clip_norm": 0.1},
 }
 
 

@@ -107,8 +107,6 @@ KNOBS: dict[str, dict[str, Any]] = {
     "gauss_newton": {"epochs": 2, "polish": 4, "holdout": 0.2, "polish_method": "gauss_newton"},
     "all": {"ema": 0.8, "dropout": 0.2, "mixup": 0.2, "clip_norm": 0.1, "accumulate": 2},
     "bf16": {"precision": "bf16"},
-    "fp16": {"precision": "fp16"},
-    "fp16 sgd": {"precision": "fp16", "optimizer": "sgd", "clip_norm": 0.1},
     "fp16 muon": {"precision": "fp16", "optimizer": "muon", "accumulate": 3},
     "fp16 all": {"precision": "fp16", "ema": 0.8, "dropout": 0.2, "clip_norm": 0.1, "mixup": 0.2},
     "unequal": {"unequal": True, "batch_size": 16},
