@@ -248,8 +248,8 @@ def stacked(config: Any, device: str = "cpu") -> tuple[Stack, list[Any]]:
     return Stack(models, multiclass(config), config), batches
 
 
-GPU = pytest.param("cuda", marks=[
-    pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])  # fmt: skip
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+GPU = pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])
 
 
 def rounds(optimizer: str, device: str) -> Callable[[], None]:
@@ -278,7 +278,7 @@ def test_a_round_waits_for_nothing(optimizer: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@NO_GPU
 @OPTIMIZERS
 def test_a_round_does_not_wait_for_a_gpu(optimizer: str) -> None:
     one = rounds(optimizer, "cuda")
@@ -304,7 +304,7 @@ def test_a_member_that_bursts_in_a_pass_disturbs_no_other(device: str, records: 
     (losses, alike), (same, burst) = found
     torch.testing.assert_close(losses, same)
     for one, other in zip(alike, burst, strict=True):
-        torch.testing.assert_close(one[0], other[0])
+        torch.testing.assert_close(one[0], other[0], rtol=1e-2, atol=1e-2)
         torch.testing.assert_close(2 * one[2], other[2], rtol=1e-2, atol=1e-2)
     assert not all(bool(part[1].isfinite().all()) for part in burst)
 
