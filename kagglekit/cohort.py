@@ -197,11 +197,12 @@ class Cohort:
         plan, epoch = self.seats[0].plan, self.seats[0].state.epoch
         generators = [seat.noise for seat in self.seats]
         for number, batch in enumerate(self._batches(), start=self.seats[0].state.batch + 1):
-            self.losses.append(self.stack.backward(batch, generators))
+            self.losses.append(self.stack.backward(batch, generators, self.optimizers.scale))
             if not plan.steps_after(number):
                 continue
             self.optimizers.set_rate(plan.rate(epoch, number))
             self.optimizers.step([""])
+            self.optimizers.finish()
             for seat in self.seats:
                 seat.state.batch = number
             if self.average is not None:
@@ -307,7 +308,8 @@ class Cohort:
     def _sound(self) -> Tensor:
         """(seats,) whether losses and weights of each are finite."""
         answering = self.stack.module if self.average is None else self.average.module
-        sums = [weight.flatten(1).sum(1).float() for weight in answering.parameters()]
+        weights = list(answering.parameters())
+        sums = [weight.reshape(len(weight), -1).sum(1).float() for weight in weights]
         found = torch.stack(sums).sum(0).isfinite()
         return found & torch.stack(self.losses).isfinite().all(0) if self.losses else found
 

@@ -41,10 +41,14 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(weight)
         mean = state["momentum"].lerp_(gradient, 1 - group["momentum"])
         matrix = gradient.lerp(mean, group["momentum"]).flatten(2 if group.get("stacked") else 1)
-        longer = max(1.0, matrix.shape[-2] / matrix.shape[-1]) ** 0.5
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         direction = orthogonalised(matrix).reshape(weight.shape).to(weight.dtype)
-        weight.add_(direction, alpha=-group["lr"] * longer)
+        weight.add_(direction, alpha=-group["lr"] * longer(matrix))
+
+
+def longer(matrix: Tensor) -> float:
+    """By how much the step of a tall matrix (..., rows, columns) is longer than 1."""
+    return float(max(1.0, matrix.shape[-2] / matrix.shape[-1]) ** 0.5)
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

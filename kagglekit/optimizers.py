@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from . import scaling
 from .config import NetworkConfig
 from .muon import Muon
 
@@ -74,6 +75,7 @@ class Optimizers:
         }
         device = next(model.parameters()).device.type
         self.scaler = GradScaler(device, enabled=config.precision == "fp16")
+        self.scales: scaling.Scales | None = None  # of a stack in fp16
 
     def stacked(self, stack: Mapping[Tensor, nn.Parameter]) -> None:
         """Step stacks of models instead: `stack` has one (models, ...) for each weight.
@@ -88,6 +90,17 @@ class Optimizers:
                 for group in optimizer.param_groups:
                     group["params"] = [stack[weight] for weight in group["params"]]
                     group["stacked"] = True
+        if self.scaler.is_enabled():
+            ((part, optimizers),) = self.by_part.items()  # of a stack: the whole model
+            skipping = [_SKIPPING[type(optimizer)](optimizer.param_groups)
+                        for optimizer in optimizers]  # fmt: skip
+            self.by_part[part] = [*skipping]
+            self.scales = scaling.Scales(self.scaler, skipping)
+
+    @property
+    def scale(self) -> Tensor | None:
+        """(models,) what the losses of a stack in fp16 are multiplied by; None for all others."""
+        return None if self.scales is None else self.scales.scale
 
     def set_rate(self, share: float) -> None:
         """Set every group's learning rate to `share` of its peak."""
@@ -108,18 +121,35 @@ class Optimizers:
 
     def step(self, parts: Iterable[str]) -> None:
         """One step of each of `parts` with the gradients gathered so far, which are then gone."""
+        if self.scales is not None:
+            self.scales.step(self.config.clip_norm)
+            return
         for part in parts:
             for optimizer in self.by_part[part]:
                 self.scaler.unscale_(optimizer)
+            self._skip_together(self.by_part[part])
             if self.config.clip_norm > 0:  # one norm over the whole part
                 self.clip(self.trained[part], self.config.clip_norm)
             for optimizer in self.by_part[part]:
                 self.scaler.step(optimizer)
                 optimizer.zero_grad(set_to_none=True)
 
+    def _skip_together(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Let no optimiser of a part step where the gradients of another have burst.
+
+        The norm of the part, by which all are clipped, is not finite then either.
+        """
+        if not self.scaler.is_enabled() or len(optimizers) < 2:
+            return
+        found = [self.scaler._found_inf_per_device(optimizer) for optimizer in optimizers]
+        flags = [flag for by_device in found for flag in by_device.values()]
+        burst = torch.stack(flags).amax()
+        for flag in flags:
+            flag.copy_(burst)
+
     def finish(self) -> None:
         """End of a step of all parts: the gradient scale follows what was seen."""
-        self.scaler.update()
+        (self.scaler if self.scales is None else self.scales).update()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on."""
@@ -127,7 +157,8 @@ class Optimizers:
             part: [optimizer.state_dict() for optimizer in optimizers]
             for part, optimizers in self.by_part.items()
         }
-        return {"scaler": self.scaler.state_dict(), "parts": states}
+        scaler = self.scaler if self.scales is None else self.scales
+        return {"scaler": scaler.state_dict(), "parts": states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave.
@@ -135,7 +166,7 @@ class Optimizers:
         Raises ValueError for moments of other shapes than their weights have, which torch's kernels
         would read beyond their end.
         """
-        self.scaler.load_state_dict(state["scaler"])
+        (self.scaler if self.scales is None else self.scales).load_state_dict(state["scaler"])
         for part, optimizers in self.by_part.items():
             for optimizer, saved in zip(optimizers, state["parts"][part], strict=True):
                 optimizer.load_state_dict(saved)
@@ -143,6 +174,9 @@ class Optimizers:
 
 
 def _demand_shapes(optimizer: torch.optim.Optimizer) -> None:
+    if isinstance(optimizer, scaling.Skipping):
+        optimizer.demand_shapes()
+        return
     for weight, moments in optimizer.state.items():
         for name, moment in moments.items():
             if isinstance(moment, Tensor) and moment.shape not in (weight.shape, torch.Size()):
@@ -155,7 +189,9 @@ def clip_each(stack: Iterable[Tensor], largest: float) -> None:
     gradients = [weight.grad for weight in stack if weight.grad is not None]
     if not gradients:
         return
-    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    norms = torch.stack(
+        [gradient.reshape(len(gradient), -1).norm(dim=1) for gradient in gradients]
+    ).norm(dim=0)
     factors = (largest / (norms + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)).to(gradient.dtype))
@@ -196,6 +232,12 @@ class _SGD(torch.optim.SGD):
     """As `_AdamW`."""
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
+# what steps stacks in fp16 instead
+_SKIPPING: dict[type, type[scaling.Skipping]] = {
+    _AdamW: scaling.AdamW, _SGD: scaling.SGD, Muon: scaling.Muon,
+}  # fmt: skip
 
 
 def _with_peak(groups: list[dict[str, Any]], lr: float) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeGuard
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from . import capture, devices, recording
 from .config import NetworkConfig
@@ -27,6 +30,7 @@ from .randomness import generator, seed_all
 _FEW_ROWS = 32  # of a batch, on which models are compared in double precision
 # Largest difference of losses and of whole gradients, relative, between a model stacked and alone.
 TOLERANCE = {"fp64": 1e-6, "fp32": 1e-2, "bf16": 0.3, "fp16": 0.3}
+_SCALE = 2.0**16  # of the first loss in fp16, as torch.amp.GradScaler has it
 Generators = Sequence[torch.Generator]  # of what each model draws in a pass: dropout
 
 
@@ -84,14 +88,16 @@ class Stack:
         """The stack that each weight of the first model is a slice of."""
         return dict(zip(self.models[0].parameters(), self.module.parameters(), strict=True))
 
-    def backward(self, batch: Batch, generators: Generators) -> Tensor:
+    def backward(self, batch: Batch, generators: Generators, scale: Tensor | None = None) -> Tensor:
         """Add each model's gradient on its own batch to its own; the losses, (models,).
 
-        Every part of `batch` leads with an axis of models.
+        Every part of `batch` leads with an axis of models. In fp16, and there alone, gradients are
+        those of each loss times its `scale`, (models,).
         """
         made = self._pass(batch)
         noise = [torch.stack([draw(source) for source in generators]) for draw in made.draws]
-        losses, *gradients = self._run(made, [*noise, *leaves(batch)])
+        scales = [] if scale is None else [scale]
+        losses, *gradients = self._run(made, [*scales, *noise, *leaves(batch)])
         if self.config.accumulate > 1 and capture.possible(self.device):
             gradients = [gradient.clone() for gradient in gradients]  # a replay overwrites them
         found = iter(gradients)
@@ -100,6 +106,11 @@ class Stack:
                 gradient = next(found)
                 weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
         return losses
+
+    @property
+    def _scaled(self) -> bool:
+        """Whether a pass takes the models' scales."""
+        return self.config.precision == "fp16"
 
     @property
     def _own(self) -> list[Tensor]:
@@ -151,7 +162,8 @@ class Stack:
             return Pass(_refusing(with_weights), draws, reached)
         generators = [torch.Generator(self.device) for _ in self.models]
         noise = [torch.stack([draw(source) for source in generators]) for draw in draws]
-        inputs = [part.clone() for part in (*self._own, *noise, *leaves(batch))]
+        scales = [torch.ones(len(self.models), device=self.device)] if self._scaled else []
+        inputs = [part.clone() for part in (*self._own, *scales, *noise, *leaves(batch))]
         forward = recorded(with_weights, inputs)
         if self.config.compile == "on":
             forward = devices.compiled(forward, dynamic=False)
@@ -166,17 +178,20 @@ class Stack:
         weights, rest = inputs[: len(names)], inputs[len(names) :]
         kept, rest = rest[: len(kept_names)], rest[len(kept_names) :]
         parts = len(leaves(batch))
+        scales, rest = (rest[:1], rest[1:]) if self._scaled else ([], rest)
         noise, given = rest[: len(rest) - parts], rest[len(rest) - parts :]
+
+        lowered = _Lowered() if self._scaled else nullcontext()
 
         def loss(named: dict[str, Tensor], noise: list[Tensor], given: list[Tensor]) -> Tensor:
             self._noise[:] = reversed(noise)
             inside = {f"model.{name}": tensor for name, tensor in named.items()}
-            with devices.autocast(self.config.precision, self.device):
+            with devices.autocast(self.config.precision, self.device), lowered:
                 return total(functional_call(self._function, inside, (rebuilt(batch, given),)))
 
         named = dict(zip([*names, *kept_names], [*weights, *kept], strict=True))
         losses = vmap(loss)(named, noise, given)
-        share = losses.sum()
+        share = (losses * scales[0]).sum() if scales else losses.sum()
         if self.config.accumulate > 1:
             share = share / self.config.accumulate
         return losses.detach().float(), torch.autograd.grad(share, weights, allow_unused=True)
@@ -200,16 +215,9 @@ class Stack:
         self._compare(batch, seeds, config.precision)
 
     def _compare(self, batch: Batch, seeds: Sequence[int], precision: str) -> None:
-        alone = []
-        for place, (model, seed) in enumerate(zip(self.models, seeds, strict=True)):
-            twin = _twin(model, self.config)
-            _seed(twin, seed)
-            with devices.autocast(self.config.precision, self.device):
-                loss = total(self.objective.loss(twin, model_at(batch, place, self.config)))
-            (loss / self.config.accumulate).backward()
-            alone.append((loss.detach(), twin))
+        scale, alone = self._each_alone(batch, seeds)
         generators = [generator(self.device, seed) for seed in seeds]
-        losses = self.backward(batch, generators)
+        losses = self.backward(batch, generators, scale)
         most = TOLERANCE[precision]
         for place, (loss, twin) in enumerate(alone):
             pairs = list(zip(self.weights, _trained(twin), strict=True))
@@ -229,6 +237,35 @@ class Stack:
                         f"stacked, its {what} would be another ({error:.1g} of it, {precision})"
                     )
 
+    def _each_alone(
+        self, batch: Batch, seeds: Sequence[int]
+    ) -> tuple[Tensor | None, list[tuple[Tensor, nn.Module]]]:
+        """The loss of each model, and a copy with its gradients; in fp16 also their scale.
+
+        It is half of the largest that bursts no gradient: rounding bursts none in a stack either.
+        """
+        if not self._scaled:
+            return None, self._alone_at(1.0, batch, seeds)
+        scale = _SCALE
+        while scale > 1 and not _finite(self._alone_at(scale, batch, seeds)):
+            scale /= 2
+        scales = torch.full((len(self.models),), scale / 2, device=self.device)
+        return scales, self._alone_at(scale / 2, batch, seeds)
+
+    def _alone_at(
+        self, scale: float, batch: Batch, seeds: Sequence[int]
+    ) -> list[tuple[Tensor, nn.Module]]:
+        alone = []
+        for place, (model, seed) in enumerate(zip(self.models, seeds, strict=True)):
+            twin = _twin(model, self.config)
+            _seed(twin, seed)
+            with devices.autocast(self.config.precision, self.device):
+                loss = total(self.objective.loss(twin, model_at(batch, place, self.config)))
+            # a tensor: a number would leave the product of a loss in fp16 there, beyond its range
+            (loss / self.config.accumulate * torch.tensor(scale, device=self.device)).backward()
+            alone.append((loss.detach(), twin))
+        return alone
+
 
 def demand_stackable(
     model: nn.Module, objective: Objective, config: NetworkConfig, device: torch.device
@@ -236,8 +273,6 @@ def demand_stackable(
     """Raise Unstackable for what is known not to work before any pass."""
     if objective.parts != ("",):
         raise Unstackable("its objective trains several parts in turn")
-    if config.precision == "fp16":
-        raise Unstackable("fp16 scales the gradients of each member by itself")
     for module in model.modules():
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
         if any(hooks) or module._backward_pre_hooks:
@@ -355,6 +390,32 @@ def model_at(batch: Batch, place: int, config: NetworkConfig) -> Batch:
 # --- what passes are made of --------------------------------------------------------------------
 
 
+class _Lowered(TorchFunctionMode):
+    """Layers computed in fp16, with their biases, before vmap takes them apart.
+
+    Autocast sees what vmap has left of them, a product and a sum: the sum, and the gradient of the
+    bias with it, would be in fp32, and not burst where it does alone. What follows a layer is in
+    fp32: vmap's batch norm refuses inputs in fp16, and a loss there could not be scaled.
+    """
+
+    layers = (F.linear, F.conv1d, F.conv2d, F.conv3d,
+              F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)  # fmt: skip
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        named = kwargs or {}
+        if func not in self.layers:
+            return func(*args, **named)
+        halves = {name: _in_half(value) for name, value in named.items()}
+        return func(*map(_in_half, args), **halves).float()
+
+
+def _in_half(value: Any) -> Any:
+    single = isinstance(value, Tensor) and value.dtype == torch.float32
+    return value.half() if single else value
+
+
 class _Drawn(nn.Module):
     """Dropout whose noise comes from outside."""
 
@@ -396,6 +457,12 @@ def _kept(module: nn.Module) -> Mapping[str, Tensor]:
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in module.parameters() if weight.requires_grad]
+
+
+def _finite(alone: Sequence[tuple[Tensor, nn.Module]]) -> bool:
+    """Whether the gradients of all models are finite."""
+    gradients = [weight.grad for _, twin in alone for weight in twin.parameters()]
+    return all(bool(part.isfinite().all()) for part in gradients if part is not None)
 
 
 def _on(made: Pass, own: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:

@@ -26,6 +26,7 @@ Step = Callable[[], Any]
 _REPEATS = 4
 _LEAST, _MOST_STEPS = 0.02, 30  # seconds that are timed at once, and steps
 _COPIES = 6  # of the weights: gradients, two moments, an average, and what a checkpoint copies
+_MORE_IN_FP16 = 4  # weights and gradients as matrices, and what a step makes of them
 
 
 def first_batch(plan: Plan) -> Batch:
@@ -49,8 +50,9 @@ def stacked(plans: Sequence[Plan], batch: Batch, passes: Passes) -> Step:
     generators = [generator(stack.device, 0) for _ in plans]
 
     def step() -> None:
-        stack.backward(batch, generators)
+        stack.backward(batch, generators, optimizers.scale)
         optimizers.step([""])
+        optimizers.finish()
 
     return step
 
@@ -117,7 +119,8 @@ def most_members(plan: Plan) -> int:
     weights = sum(part.nbytes for part in (*model.parameters(), *model.buffers()))
     rows = plan.loader.resident.unshared if plan.loader.resident else 0
     # what is kept for the backward pass, once more for the gradients that flow through it
-    needed = _COPIES * weights + 2 * sum(kept.values()) + rows
+    copies = _COPIES + (_MORE_IN_FP16 if plan.config.precision == "fp16" else 0)
+    needed = copies * weights + 2 * sum(kept.values()) + rows
     return max(1, int(devices.free_bytes(plan.loader.device) / 2 / max(needed, 1)))
 
 

@@ -61,6 +61,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "muon": {"optimizer": "muon", "clip_norm": 0.01},
     "mixup": {"mixup": 0.4},
     "accumulate": {"accumulate": 3},
+    "fp16": {"precision": "fp16", "optimizer": "sgd", "accumulate": 3, "clip_norm": 0.1},
 }
 
 

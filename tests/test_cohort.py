@@ -30,6 +30,7 @@ from tests.engine import (
     answers,
     classifier,
     convolution,
+    dense,
     killed_at_save,
     member,
     numbers,
@@ -93,6 +94,8 @@ def demand_alike(recipe: Network[Any], data: Any, path: Path, most: float, **kno
     assert any(not torch.equal(first[key], second[key]) for key in first)
 
 
+ROUNDED = {"bf16": 0.05, "fp16": 0.02}
+
 KNOBS: dict[str, dict[str, Any]] = {
     "adamw": {},
     "sgd": {"optimizer": "sgd"},
@@ -107,6 +110,8 @@ KNOBS: dict[str, dict[str, Any]] = {
     "gauss_newton": {"epochs": 2, "polish": 4, "holdout": 0.2, "polish_method": "gauss_newton"},
     "all": {"ema": 0.8, "dropout": 0.2, "mixup": 0.2, "clip_norm": 0.1, "accumulate": 2},
     "bf16": {"precision": "bf16"},
+    "fp16 muon": {"precision": "fp16", "optimizer": "muon", "accumulate": 3},
+    "fp16 all": {"precision": "fp16", "ema": 0.8, "dropout": 0.2, "clip_norm": 0.1, "mixup": 0.2},
     "unequal": {"unequal": True, "batch_size": 16},
 }
 
@@ -116,7 +121,7 @@ def test_dense_members_learn_in_a_cohort_what_they_learn_alone(
     knobs: dict[str, Any], tmp_path: Path
 ) -> None:
     # bf16 rounds each product otherwise; L-BFGS carries the last digit of its start far
-    most = 0.05 if "precision" in knobs else 0.02 if "polish" in knobs else 1e-4
+    most = ROUNDED.get(knobs.get("precision", ""), 0.02 if "polish" in knobs else 1e-4)
     demand_alike(regressor(), numbers(), tmp_path, most, **knobs)
 
 
@@ -129,6 +134,7 @@ PICTURES: dict[str, dict[str, Any]] = {
     "patience": {"patience": 1, "holdout": 0.2, "epochs": 6},
     "bf16": {"precision": "bf16", "optimizer": "sgd"},
     "bf16 and dropout": {"precision": "bf16", "ema": 0.8, "dropout": 0.2, "optimizer": "sgd"},
+    "fp16": {"precision": "fp16", "optimizer": "sgd", "ema": 0.8, "dropout": 0.2},
     "contiguous": {"channels_last": False},
 }
 
@@ -149,8 +155,29 @@ def test_convolutions_with_batch_norm_learn_in_a_cohort_what_they_learn_alone(
     knobs: dict[str, Any], tmp_path: Path
 ) -> None:
     recipe = classifier(model=normed, augment=lambda config: affine(degrees=10, translate=0.1))
-    most = 0.05 if "precision" in knobs else 2e-3
+    most = ROUNDED.get(knobs.get("precision", ""), 2e-3)
     demand_alike(recipe, pictures(), tmp_path, most, **knobs)
+
+
+class Scaled(nn.Sequential):
+    """With a weight that is a single number."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = nn.Sequential(*list(self.children())).forward(inputs)
+        return outputs * self.factor
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_members_with_a_weight_that_is_a_number_learn_in_a_cohort_what_they_learn_alone(
+    precision: str, tmp_path: Path
+) -> None:
+    recipe = regressor(model=lambda config, task: Scaled(*dense(config, task).children()))
+    most = ROUNDED.get(precision, 1e-4)
+    demand_alike(recipe, numbers(), tmp_path, most, precision=precision, clip_norm=0.1)
 
 
 # --- one reading and one augmentation for all ----------------------------------------------------

@@ -55,10 +55,12 @@ def tried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_SHORTEST", 0.0)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_auto_stacks_small_networks_because_that_is_faster(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    precision: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _, (choice,) = fitted(tmp_path, count=20, **LONG)  # many, so that a busy machine shows it too
+    # many, so that a busy machine shows it too
+    _, (choice,) = fitted(tmp_path, count=20, precision=precision, **LONG)
     assert choice.engine == "stacked"
     assert choice.why.startswith("a round took ")
     assert f"engine: 20 members train stacked: {choice.why}" in caplog.messages
@@ -187,9 +189,8 @@ def branching(config: Any, task: Any) -> nn.Module:
     [
         (regressor(), {"data": "streamed", "workers": 0}, "rows are streamed"),
         (regressor(model=branching), {}, "vmap"),
-        (regressor(), {"precision": "fp16"}, "fp16"),
     ],
-    ids=["streamed", "branching", "fp16"],
+    ids=["streamed", "branching"],
 )
 def test_what_cannot_be_stacked_is_trained_one_by_one_and_a_line_says_why(
     recipe: Any, knobs: Any, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -531,6 +532,8 @@ def test_members_of_one_pace_have_batches_of_one_shape(tmp_path: Path) -> None:
 @pytest.mark.parametrize("knobs", [
     {"ema": 0.8, "mixup": 0.2, "clip_norm": 0.1},
     {"precision": "bf16", "optimizer": "muon"},
+    {"precision": "fp16", "accumulate": 2, "clip_norm": 0.1},
+    {"precision": "fp16", "optimizer": "sgd", "ema": 0.8},
     {"compile": "on"},
 ], ids=str)  # fmt: skip
 def test_a_stack_on_a_gpu_learns_what_its_members_learn_alone(
