@@ -35,12 +35,27 @@ def normalised(inputs: Tensor, matrix: Tensor) -> Tensor:
     return inputs - matrix
 
 
+def summed_up(inputs: Tensor, matrix: Tensor) -> Tensor:
+    """Builds a tensor and changes it, as an embedding its offsets."""
+    offset = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    offset += 0.5
+    return inputs * offset + inputs.new_tensor(2.0).mul_(3)
+
+
+def idly_normalised(inputs: Tensor, matrix: Tensor) -> Tensor:
+    """Keeps statistics of what it then leaves."""
+    nn.functional.batch_norm(inputs, matrix[0, 0], matrix[0, 1], training=True)
+    return inputs
+
+
 def reduced(inputs: Tensor, matrix: Tensor) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         return torch.einsum("bij,bjk->bik", inputs, matrix).float()
 
 
-@pytest.mark.parametrize("function", [gradient, pieces, normalised, reduced])
+@pytest.mark.parametrize(
+    "function", [gradient, pieces, normalised, summed_up, idly_normalised, reduced]
+)
 def test_it_gives_and_changes_what_the_function_does_for_other_tensors(
     function: Callable[..., object],
 ) -> None:
@@ -84,6 +99,24 @@ def test_a_function_that_reads_numbers_is_refused(reads: Callable[..., object]) 
     count = 2 if reads is torch.equal else 1
     with pytest.raises(Unrecordable, match="reads numbers out of a tensor"):
         recorded(reads, [torch.ones(3) for _ in range(count)])
+
+
+counted = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda inputs: inputs * counted.add_(1), "changes a tensor that is none of its inputs"),
+        (lambda inputs: inputs.detach().unsqueeze_(0), "changes the shape of a tensor in place"),
+        (lambda inputs: torch.rand(3, generator=torch.Generator()), "is given a Generator"),
+    ],
+)
+def test_what_would_be_another_in_the_next_run_is_refused(
+    function: Callable[..., object], why: str
+) -> None:
+    with pytest.raises(Unrecordable, match=why):
+        recorded(function, [torch.ones(3)])
 
 
 def test_what_the_function_lets_go_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
