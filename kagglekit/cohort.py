@@ -225,8 +225,9 @@ class Cohort:
         """The batch (members · rows, ...) as training sees it, each part (members, rows, ...)."""
         plan, count = self.seats[0].plan, len(self.seats)
         draws = [seat.state.draws for seat in self.seats]
-        alike = all(seat.plan.augment == plan.augment for seat in self.seats)
-        if alike and takes_parts(plan.augment):
+        if takes_parts(plan.augment) and all(
+            _equal(s.plan.augment, plan.augment) for s in self.seats
+        ):
             changed = seen(plan, batch, draws)
             return rebuilt(changed, [part.unflatten(0, (count, -1)) for part in leaves(changed)])
         each = zip(self.seats, *(part.chunk(count) for part in batch), strict=True)
@@ -382,6 +383,14 @@ class Cohort:
 
 def _loss(objective: Objective, model: nn.Module, batch: Batch) -> Tensor:
     return total(objective.loss(model, batch))
+
+
+def _equal(first: Any, second: Any) -> bool:
+    """Whether two things are equal; not where they cannot tell, as arrays cannot."""
+    try:
+        return first is second or bool(first == second)
+    except (RuntimeError, ValueError):
+        return False
 
 
 def _is_over(seat: Seat) -> bool:

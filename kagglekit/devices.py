@@ -16,6 +16,7 @@ from .errors import UserError
 
 _KERNELS = os.environ.get("TORCHINDUCTOR_CACHE_DIR")  # a user's choice; torch sets it itself later
 _ONE_THREAD = 30_000_000  # multiplications of a step below which a second thread gains nothing
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -176,7 +177,8 @@ def free_bytes(device: torch.device) -> int:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether the device, or the machine, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    told = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in told for words in _NO_MEMORY)
 
 
 def peak_gib(device: torch.device) -> float | None:

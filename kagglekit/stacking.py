@@ -149,8 +149,7 @@ class Stack:
         def one_pass(*inputs: Tensor) -> list[Tensor]:
             losses, gradients = self._gradients(list(inputs), batch)
             reached[:] = [gradient is not None for gradient in gradients]
-            # laid out as their weights are: fused optimisers take that for granted
-            return [losses, *(g.contiguous() for g in gradients if g is not None)]
+            return [losses, *_apart([g for g in gradients if g is not None], inputs)]
 
         def with_weights(*inputs: Tensor) -> list[Tensor]:
             count = len(self.weights)
@@ -217,7 +216,7 @@ class Stack:
     def _compare(self, batch: Batch, seeds: Sequence[int], precision: str) -> None:
         scale, alone = self._each_alone(batch, seeds)
         generators = [generator(self.device, seed) for seed in seeds]
-        losses = self.backward(batch, generators, scale)
+        losses = _refusing(self.backward)(batch, generators, scale)
         most = TOLERANCE[precision]
         for place, (loss, twin) in enumerate(alone):
             pairs = list(zip(self.weights, _trained(twin), strict=True))
@@ -465,6 +464,20 @@ def _finite(alone: Sequence[tuple[Tensor, nn.Module]]) -> bool:
     return all(bool(part.isfinite().all()) for part in gradients if part is not None)
 
 
+def _apart(gradients: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Each in memory of its own, since gradients are scaled and added to in place.
+
+    Those of two weights that are summed come as one tensor. They are laid out as their weights are:
+    fused optimisers take that for granted.
+    """
+    taken, apart = {part.data_ptr() for part in inputs}, []
+    for gradient in gradients:
+        gradient = gradient.contiguous()
+        apart.append(gradient.clone() if gradient.data_ptr() in taken else gradient)
+        taken.add(gradient.data_ptr())
+    return apart
+
+
 def _on(made: Pass, own: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
     """The pass on a stack's own tensors."""
     return made.run(*own, *given)
@@ -532,9 +545,11 @@ def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
     def refusing(*given: Any) -> Any:
         try:
             return function(*given)
-        except (Unstackable, torch.OutOfMemoryError):
+        except Unstackable:
             raise
         except Exception as error:  # vmap, autograd and a model's own code fail in many ways
+            if isinstance(error, RuntimeError) and devices.is_out_of_memory(error):
+                raise
             raise Unstackable(_first_line(error)) from error
 
     return refusing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kagglekit import checkpoint, choices, signals
-from kagglekit.augment import affine, compose, contrast, crop, erase, nothing
+from kagglekit.augment import affine, compose, contrast, crop, erase, in_parts, nothing
 from kagglekit.cohort import Cohort
 from kagglekit.ensemble import Ensemble
 from kagglekit.errors import DivergedError
@@ -180,6 +180,29 @@ def test_members_with_a_weight_that_is_a_number_learn_in_a_cohort_what_they_lear
     demand_alike(recipe, numbers(), tmp_path, most, precision=precision, clip_norm=0.1)
 
 
+class Summed(nn.Module):
+    """Two biases that are added: autograd gives them one gradient."""
+
+    def __init__(self, inner: nn.Module, outputs: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self.first, self.second = (nn.Parameter(torch.zeros(outputs)) for _ in range(2))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.inner(inputs) + (self.first + self.second)
+        return outputs
+
+
+@pytest.mark.parametrize("knobs", [{"clip_norm": 0.01}, {"accumulate": 3}], ids=str)
+def test_weights_that_are_summed_have_a_gradient_each(
+    knobs: dict[str, Any], tmp_path: Path
+) -> None:
+    def build(config: Any, task: Any) -> nn.Module:
+        return Summed(dense(config, task), task.outputs)
+
+    demand_alike(regressor(model=build), numbers(), tmp_path, 1e-3, optimizer="sgd", **knobs)
+
+
 # --- one reading and one augmentation for all ----------------------------------------------------
 
 AUGMENTS = {
@@ -211,6 +234,20 @@ def test_a_stack_sees_to_the_bit_what_each_member_sees_alone(
             wanted, got = leaves(seen(plan, alone, state.draws)), leaves(batch)
             assert all(torch.equal(part[place], own) for part, own in
                        zip(got, wanted, strict=True))  # fmt: skip
+
+
+def test_augmentations_that_cannot_be_compared_change_each_member_by_itself(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Brighter:
+        by: torch.Tensor
+
+        @in_parts
+        def __call__(self, inputs: torch.Tensor, draws: Any) -> torch.Tensor:
+            return inputs + self.by
+
+    recipe = classifier(augment=lambda config: Brighter(torch.full((1, 8, 8), 0.1)))
+    recipe.fit(members(pictures(), tmp_path), settings(engine="stacked"))
+    assert set(engines(tmp_path).values()) == {"stacked"}
 
 
 def test_all_members_are_changed_at_once_where_the_augmentation_knows_how(
