@@ -217,8 +217,9 @@ class Split:
 
         By default the split's own, which are in memory once for all splits: see `SharedRows`.
         """
-        if inputs is None:
-            return self._shared()
+        if inputs is None and type(self.data).inputs_of is Data.inputs_of:
+            return self._shared()  # another's may differ from split to split
+        inputs = self.inputs if inputs is None else inputs
         columns = [inputs] if self.target is None else [inputs, self.target]
         return TensorDataset(*map(_tensor, columns))
 

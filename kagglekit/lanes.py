@@ -72,6 +72,7 @@ def run(jobs: Sequence[Job], lanes: Lanes, device: torch.device) -> None:
     finally:
         if not running.alive:
             signals.resume()
+            running.error = None  # it holds the frames of a lane, and these it: a cycle
         # a thread that sets its own number sets that of the matrix products of all
         torch.set_num_threads(torch.get_num_threads())
 

@@ -78,17 +78,30 @@ def _polish_group(
     cases: Sequence[Case], objective: Objective, config: NetworkConfig, stepped: Callable[[], None]
 ) -> None:
     try:
-        phase = _phase(cases, objective, config)
-        _take_steps(phase, cases, config, stepped)
+        phase = _done_phase(cases, objective, config, stepped)
     except (RuntimeError, ValueError) as error:  # of what vmap cannot, or memory does not hold
         if len(cases) == 1:
             raise
         full = isinstance(error, RuntimeError) and devices.is_out_of_memory(error)
         reason = "there is not memory for all" if full else str(error).split("\n")[0]
-        _log.warning("engine: polishes its members one by one: %s", reason)
-        for case in cases:
-            _polish_group([case], objective, config, stepped)
+    else:
+        _finish(phase, cases, objective)
         return
+    # with the error went what it held of the phase for all
+    _log.warning("engine: polishes its members one by one: %s", reason)
+    for case in cases:
+        _finish(_done_phase([case], objective, config, stepped), [case], objective)
+
+
+def _done_phase(
+    cases: Sequence[Case], objective: Objective, config: NetworkConfig, stepped: Callable[[], None]
+) -> Phase:
+    phase = _phase(cases, objective, config)
+    _take_steps(phase, cases, config, stepped)
+    return phase
+
+
+def _finish(phase: Phase, cases: Sequence[Case], objective: Objective) -> None:
     phase.finish()
     if objective.settle is not None:
         for case, loss in zip(cases, phase.final_loss, strict=True):

@@ -3,9 +3,10 @@ from __future__ import annotations
 import copy
 import pickle
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -101,6 +102,20 @@ def test_shared_columns_hold_no_target_of_another_s_rows(data: Data) -> None:
             hidden = np.delete(column.numpy(), known, axis=0)
             assert np.isnan(hidden).all() if hidden.dtype.kind == "f" else (hidden == -1).all()
         assert len(rows_of) == len(rows_of.tensors[0]) == 10
+
+
+def test_inputs_that_may_differ_from_split_to_split_are_not_shared() -> None:
+    class Told(Data):
+        """Reads the visible targets, as an encoding of categories by them does."""
+
+        def inputs_of(self, stage: Any, rows: Any = slice(None)) -> np.ndarray:
+            return np.full((len(self.train.iloc[rows]), 1), np.nansum(self.target))
+
+    table = pd.DataFrame({"id": range(4), "x": range(4)})
+    data = Told(table, table, np.arange(1.0, 5.0), table)
+    for rows in ([0, 1], [2, 3]):
+        split = data.split(np.array(rows), "train")
+        assert split.tensors().tensors[0].tolist() == split.inputs.tolist()
 
 
 def test_items_are_the_split_s_own_rows_and_copies_of_them() -> None:

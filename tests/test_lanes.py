@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -80,6 +82,23 @@ def test_a_failure_ends_the_others_after_their_step_and_no_job_is_begun_any_more
     assert not lanes_alive()
     lanes.run([lambda: late.append(2)], Lanes(1, 1), CPU)  # nothing is left of the failure
     assert late == [2]
+
+
+def test_what_a_failed_job_held_goes_with_its_error() -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def failing() -> None:
+        large = torch.zeros(3)
+        held.append(weakref.ref(large))
+        raise ValueError
+
+    gc.disable()  # a cycle would keep the tensor until it is collected
+    try:
+        with contextlib.suppress(ValueError):
+            lanes.run([failing], Lanes(1, 1), CPU)
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("handled", [True, False])
