@@ -43,10 +43,10 @@ class Choice:
         """Its lanes; also what one of its members computes with, by itself."""
         return Lanes(self.lanes, self.threads)
 
-    def in_parts(self, finished: Sequence[str]) -> list[Choice]:
+    def in_parts(self, ended: Sequence[str]) -> list[Choice]:
         """The same for the members that are left, with batches taken in half as large parts."""
-        left = tuple(name for name in self.members if name not in finished)
-        done = tuple(name for name in self.members if name in finished)
+        left = tuple(name for name in self.members if name not in ended)
+        done = tuple(name for name in self.members if name in ended)
         why = "a larger part took more memory than there is"
         smaller = replace(self, members=left, micro_batches=2 * self.micro_batches, why=why)
         return [smaller, *([replace(self, members=done)] if done else [])]
@@ -98,8 +98,10 @@ def write(run: Path, choices: Sequence[Choice]) -> None:
 
 
 def change(run: Path, choice: Choice, by: Sequence[Choice]) -> None:
-    """Write others in the place of one."""
-    write(run, [*(other for other in recorded(run) if other.members != choice.members), *by])
+    """Write others in the place of one, where there is a record."""
+    found = recorded(run)
+    if found:
+        write(run, [*(other for other in found if other.members != choice.members), *by])
 
 
 def of(run: Path, member: str) -> Choice | None:

@@ -26,7 +26,7 @@ from .objectives import Batch
 from .recipe import Member, demand_none, one_by_one
 from .stacking import Passes, Unstackable, demand_own_draws, demand_stackable, together
 from .stages import stage
-from .train import Plan, Saver, Trained, demand_possible, epoch_seed, train
+from .train import BatchTooLargeError, Plan, Saver, Trained, demand_possible, epoch_seed, train
 
 _FEW_STEPS = 200  # of a stack, or of all members in lanes: a trial takes longer than it saves
 _SHORT = 20.0  # seconds of all training one by one that are over before a trial has paid
@@ -109,31 +109,31 @@ def solo_checkpoint(member: Member) -> Path:
     return member.folder / "checkpoint.bin"
 
 
-class _Full(Exception):
-    """Memory does not hold what a batch needs, but may hold that of a smaller part."""
-
-
 def _one_by_one(choice: Choice, members: Sequence[Member], work: Work) -> dict[str, str]:
+    failed: dict[str, str] = {}
+
     def fit_one(member: Member) -> None:
         plan = work.ready.pop(member.name, None) or work.plan(member)
-        plan = replace(plan, micro_batches=choice.micro_batches)
         try:
-            trained = train(plan)
-        except RuntimeError as error:
-            if not devices.is_out_of_memory(error) or not plan.divisible:
-                raise
-            raise _Full from error
+            trained = train(replace(plan, micro_batches=choice.micro_batches))
+        except DivergedError as error:
+            failed[member.name] = str(error)
+            raise
         work.keep(member, trained)
         checkpoint.remove(solo_checkpoint(member))
 
     try:
         one_by_one(members, fit_one)
+    except DivergedError:
+        return failed
+    except BatchTooLargeError:  # what it holds of the step has to go before the next is tried
+        pass
+    else:
         return {}
-    except DivergedError as error:
-        return error.members
-    except _Full:  # what it holds of the failed step has to go before the next is tried
-        finished = [member.name for member in members if work.finished(member.folder)]
-    return _otherwise(choice, choice.in_parts(finished), members, work)
+    run = members[0].folder.parent
+    ended = [name for name in choice.members if name in failed or work.finished(run / name)]
+    left = [member for member in members if member.name not in failed]
+    return failed | _otherwise(choice, choice.in_parts(ended), left, work)
 
 
 def _side_by_side(choice: Choice, members: Sequence[Member], work: Work) -> dict[str, str]:
@@ -186,9 +186,14 @@ def _together(choice: Choice, members: Sequence[Member], work: Work) -> dict[str
     except Unstackable as reason:
         changed = [Choice("solo", choice.members, str(reason))]
     except RuntimeError as error:
-        if not devices.is_out_of_memory(error) or len(members) < 2:
+        # where all are kept, it ended in what follows their training
+        kept = all(work.finished(member.folder) for member in members)
+        if not devices.is_out_of_memory(error) or kept:
             raise
         changed = choice.halved()
+        if len(members) < 2:
+            why = "stacked it took more memory than there is"
+            changed = [Choice("solo", choice.members, why)]
     del plans
     checkpoint.remove(path)
     return _otherwise(choice, changed, members, work)

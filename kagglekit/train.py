@@ -174,6 +174,10 @@ class State:
     _plain = ("epoch", "batch", "history", "polished", "best_loss", "best_epoch", "best")
 
 
+class BatchTooLargeError(torch.OutOfMemoryError):
+    """Memory does not hold what a step needs, but may hold that of smaller parts of the batch."""
+
+
 Members = Mapping[str, Mapping[str, Any]]  # their states, by name
 
 
@@ -435,7 +439,7 @@ def _steps(loop: _Alone, step: Learn) -> None:
         stepping = plan.steps_after(number)
         if stepping:
             state.optimizers.set_rate(plan.rate(state.epoch, number))
-        losses = step(seen(plan, batch, state.draws), stepping)
+        losses = _within_memory(plan, step, seen(plan, batch, state.draws), stepping)
         state.losses.append(torch.stack([loss.detach().float() for loss in losses]).sum())
         if not stepping:
             continue
@@ -445,6 +449,16 @@ def _steps(loop: _Alone, step: Learn) -> None:
         loop.stepped()
         if signals.pending():
             return
+
+
+def _within_memory(plan: Plan, step: Learn, batch: Any, stepping: bool) -> list[Tensor]:
+    """The losses of a step; BatchTooLargeError where it may be taken with less memory."""
+    try:
+        return step(batch, stepping)
+    except RuntimeError as error:
+        if not devices.is_out_of_memory(error) or not plan.divisible:
+            raise
+        raise BatchTooLargeError(str(error)) from error
 
 
 def seen(plan: Plan, batch: Batch, draws: Draws) -> Any:
@@ -468,7 +482,7 @@ def learner(plan: Plan, optimizers: Optimizers) -> Learn:
     if plan.beside and alike and capture.possible(device):
         return _Captured(plan, optimizers, forward)
     if plan.micro_batches > 1:
-        return lambda batch, stepping: learn_in_parts(plan, optimizers, forward, batch, stepping)
+        return _InParts(plan, optimizers, forward)
     return lambda batch, stepping: learn(plan, optimizers, forward, batch, stepping)
 
 
@@ -537,24 +551,54 @@ def learn(
     return list(ready.values())
 
 
-def learn_in_parts(
-    plan: Plan, optimizers: Optimizers, forward: Any, batch: Any, stepping: bool
-) -> list[Tensor]:
-    """`learn` with a batch in micro-batches, whose losses count by their rows; the whole loss."""
-    found: list[Tensor] = []
-    pieces = (part.tensor_split(plan.micro_batches) for part in leaves(batch))
-    for given in zip(*pieces, strict=True):
-        with devices.autocast(plan.config.precision, plan.loader.device):
-            losses = plan.objective.loss(forward, rebuilt(batch, given))
-        loss = _by_part(plan.objective, losses)[""]
+class _InParts:
+    """A training step that takes a batch in micro-batches, whose losses count by their rows."""
+
+    def __init__(self, plan: Plan, optimizers: Optimizers, forward: Any) -> None:
+        self.plan, self.optimizers, self.forward = plan, optimizers, forward
+        self.known = False  # that the loss is a mean over rows
+
+    def __call__(self, batch: Batch, stepping: bool) -> list[Tensor]:
+        if not self.known:
+            self._demand_mean(batch)
+        found: list[Tensor] = []
+        for given in _parts(batch, self.plan.micro_batches):
+            loss = self._loss(self.forward, given) * (len(given[0]) / len(batch[0]))
+            self.optimizers.backward({"": loss})
+            found.append(loss.detach())
+        if stepping:
+            self.optimizers.step([""])
+            self.optimizers.finish()
+        return [torch.stack(found).sum()]
+
+    def _loss(self, forward: Any, batch: Batch) -> Tensor:
+        with devices.autocast(self.plan.config.precision, self.plan.loader.device):
+            losses = self.plan.objective.loss(forward, batch)
+        loss = _by_part(self.plan.objective, losses)[""]
         assert isinstance(loss, Tensor)
-        loss = loss * (len(given[0]) / len(batch[0]))
-        optimizers.backward({"": loss})
-        found.append(loss.detach())
-    if stepping:
-        optimizers.step([""])
-        optimizers.finish()
-    return [torch.stack(found).sum()]
+        return loss
+
+    @torch.no_grad()
+    def _demand_mean(self, batch: Batch) -> None:
+        """Raise UserError for a loss that is another where few rows are taken in two parts."""
+        model = self.plan.model.eval()  # rows then know nothing of each other in it
+        few = rebuilt(batch, [part[:4] for part in leaves(batch)])
+        whole = float(self._loss(model, few))
+        apart = [float(self._loss(model, half)) for half in _parts(few, 2)]
+        model.train()
+        if not math.isclose(whole, sum(apart) / len(apart), rel_tol=0.2, abs_tol=1e-6):
+            raise UserError(
+                "memory does not hold a batch, which cannot be taken in parts, since its loss is "
+                "no mean over rows: lower batch_size"
+            )
+        self.known = True
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """The batch in so many parts, or as many as have two rows at least."""
+    count = max(1, min(count, len(batch[0]) // 2))
+    for given in zip(*(part.tensor_split(count) for part in leaves(batch)), strict=True):
+        yield rebuilt(batch, given)
 
 
 def _by_part(objective: Objective, losses: Losses) -> Mapping[str, Tensor | Callable[[], Tensor]]:

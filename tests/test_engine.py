@@ -17,7 +17,8 @@ from kagglekit import choices, cohort, devices, engine, files, folders, trial
 from kagglekit.augment import affine
 from kagglekit.cli import main
 from kagglekit.data import Split
-from kagglekit.errors import UserError
+from kagglekit.errors import DivergedError, UserError
+from kagglekit.objectives import regression
 from kagglekit.recipe import Member
 from kagglekit.run import Run
 from kagglekit.stacking import Stack, Unstackable
@@ -35,7 +36,7 @@ from tests.engine import (
     regressor,
     settings,
 )
-from tests.test_cohort import engines, files_of, members, normed
+from tests.test_cohort import bursting, engines, files_of, members, normed
 
 
 def fitted(run: Path, recipe: Any = None, rows: Any = None, count: int = 3, **knobs: Any) -> Any:
@@ -410,6 +411,49 @@ def test_out_of_memory_takes_a_batch_in_parts_which_changes_nothing_but_rounding
         np.testing.assert_allclose(
             *(answers(full(16), o, settings()) for o in (of, other)), atol=1e-5
         )
+
+
+def test_only_a_step_that_memory_does_not_hold_is_taken_in_parts(tmp_path: Path) -> None:
+    class Watched(Full):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            if not self.training:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return inputs
+
+    recipe = regressor(model=lambda config, task: nn.Sequential(dense(config, task), Watched(16)))
+    with pytest.raises(torch.OutOfMemoryError):
+        fitted(tmp_path, recipe, engine="solo", patience=2, holdout=0.2)
+    assert {choice.micro_batches for choice in choices.recorded(tmp_path)} == {1}
+
+
+def test_members_whose_numbers_burst_are_named_also_where_memory_ended_later(
+    tmp_path: Path,
+) -> None:
+    config = settings(engine="solo")
+    made = members(numbers(), tmp_path)
+    lost = bursting(made[0], config)
+    layers: list[Full] = []
+
+    def build(config: Any, task: Any) -> nn.Module:
+        layers.append(Full(16 if len(layers) == 0 else 8))
+        return nn.Sequential(dense(config, task), layers[-1])
+
+    with pytest.raises(DivergedError) as raised:
+        regressor(model=build).fit([lost, *made[1:]], config)
+    assert set(raised.value.members) == {lost.name}
+    found = {name: choice.micro_batches
+             for choice in choices.recorded(tmp_path) for name in choice.members}  # fmt: skip
+    assert [found[of.name] for of in made] == [1, 2, 2]
+
+
+def test_a_loss_that_is_no_mean_over_rows_is_not_taken_in_parts(tmp_path: Path) -> None:
+    def summed(model: nn.Module, batch: Any) -> torch.Tensor:
+        outputs: torch.Tensor = model(batch[0])
+        return (outputs - batch[1].to(outputs.dtype)).square().sum()
+
+    recipe = replace(full(8), objective=lambda config: replace(regression(config), loss=summed))
+    with pytest.raises(UserError, match="no mean over rows: lower batch_size"):
+        fitted(tmp_path, recipe, engine="solo")
 
 
 def test_a_row_that_memory_does_not_hold_ends_the_training(tmp_path: Path) -> None:
