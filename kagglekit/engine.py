@@ -29,11 +29,12 @@ from .stages import stage
 from .train import BatchTooLargeError, Plan, Saver, Trained, demand_possible, epoch_seed, train
 
 _FEW_STEPS = 200  # of a stack, or of all members in lanes: a trial takes longer than it saves
-_SHORT = 20.0  # seconds of all training one by one that are over before a trial has paid
+_SHORT = 8.0  # seconds of all training one by one that are over before a trial has paid
 _SHORTEST = (
     2.0  # the same of many steps, which are quick then: so is a trial, and a stack gains most
 )
 _MANY_STEPS = 3_000  # of all members
+_BUSY_STEP = 0.02  # seconds of convolutions from which they keep a CPU busy by themselves
 _LONG_STEP = 0.3  # seconds of a step alone from which a stack's trial costs more than it finds out
 _GAIN = 0.9  # a round must take less than this share of the time that it takes one by one
 _LANES_A_GPU = 8  # at most: each has its own activations, and a GPU is busy before
@@ -348,8 +349,9 @@ def _fastest(plans: Sequence[Plan], passes: Passes, most: int) -> list[Choice]:
 
     def why_stacked(group: Sequence[Plan], batch: Batch) -> str:
         _demand_steps(_steps(first))
-        if step > _LONG_STEP:
-            raise Unstackable(f"a step takes {step:.1f} s by itself")
+        cpu = first.loader.device.type == "cpu"
+        if step > (_BUSY_STEP if cpu and math.isinf(first.multiplications) else _LONG_STEP):
+            raise Unstackable(f"a step takes {_brief(step)} by itself")
         return _demand_faster(group, (one, batch), passes, min(share, _GAIN))
 
     made: list[Choice] = []

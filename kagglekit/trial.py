@@ -23,7 +23,8 @@ from .train import Plan, learner, seen, start
 
 Step = Callable[[], Any]
 
-_REPEATS = 4
+_REPEATS, _LEAST_REPEATS = 4, 2
+_LONG = 0.5  # seconds of a comparison after which the least repeats are enough
 _LEAST, _MOST_STEPS = 0.02, 30  # seconds that are timed at once, and steps
 _COPIES = 6  # of the weights: gradients, two moments, an average, and what a checkpoint copies
 _MORE_IN_FP16 = 4  # weights and gradients as matrices, and what a step makes of them
@@ -74,8 +75,10 @@ def compared(plan: Plan, one: Step, round_of_all: Step, count: int) -> tuple[flo
 
     In turn, so that a busy machine slows both; the least of some repeats.
     """
-    device, work, times = plan.loader.device, plan.multiplications, []
-    for _ in range(_REPEATS):
+    device, work = plan.loader.device, plan.multiplications
+    times: list[tuple[float, float]] = []
+    began = time.perf_counter()
+    while not _enough(len(times), began):
         with devices.threads_for(work, device):
             apart = count * seconds(one, device)
         with devices.threads_for(work * count, device):
@@ -86,10 +89,12 @@ def compared(plan: Plan, one: Step, round_of_all: Step, count: int) -> tuple[flo
 def compared_in_lanes(plans: Sequence[Plan], one: Step, given: Lanes) -> tuple[float, float]:
     """Seconds of a round of all members: one by one, and side by side in full lanes."""
     plan, count = plans[0], len(plans)
-    device, times = plan.loader.device, []
+    device = plan.loader.device
+    times: list[tuple[float, float]] = []
     steps = [alone(replace(each, beside=True)) for each in plans[: given.count]]
     devices.synchronise(device)  # what was copied here is used by other streams
-    for _ in range(_REPEATS):
+    began = time.perf_counter()
+    while not _enough(len(times), began):
         with devices.threads_for(plan.multiplications, device):
             apart = seconds(one, device)
         rounds = _rounds(apart)
@@ -130,6 +135,12 @@ def _side_by_side(steps: Sequence[Step], rounds: int, given: Lanes, device: torc
             step()
 
     lanes.run([partial(repeat, step) for step in steps], given, device)
+
+
+def _enough(repeats: int, began: float) -> bool:
+    """Whether more repeats would cost more than they find out."""
+    long = time.perf_counter() - began > _LONG
+    return repeats >= (_LEAST_REPEATS if long else _REPEATS)
 
 
 def _timed(step: Step, device: torch.device) -> float:
