@@ -137,6 +137,8 @@ def compare(case: Case, repeats: int, real: Real) -> list[str]:
         for _ in range(repeats):
             for name in names:  # in turn, so that a slow moment strikes all alike
                 found[name].append(measure(CONTENDERS[name][0], Path(folder)))
+                took = f"{found[name][-1].training:.1f} s of training"
+                print(f"{case.name}: {name}: {took}", file=sys.stderr, flush=True)
     ours = found["kagglekit"]
     for name in names:
         lines.append(_line(case, name, found[name], ours))
