@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 # One generator for a batch, or one for each of equal parts of it, in their order.
 Draws = torch.Generator | Sequence[torch.Generator]
+InParts = Callable[[Tensor, Draws], Tensor]  # an augmentation that understands several
 # One decoded image (height, width, channels) uint8 and a seed; height and width may change.
 ImageAugment = Callable[[np.ndarray, int], np.ndarray]
 PaddingMode = Literal["constant", "reflect"]  # what lies outside an image: zeros, or its mirror
@@ -54,7 +55,7 @@ def in_parts(function: C) -> C:
     return function
 
 
-def takes_parts(augment: Augment) -> bool:
+def takes_parts(augment: Augment) -> TypeGuard[InParts]:
     """Whether an augmentation understands several generators; a composed one if all in it do.
 
     What a subclass overrides is its own function, and not marked by what it overrides.
@@ -63,6 +64,18 @@ def takes_parts(augment: Augment) -> bool:
         return all(map(takes_parts, augment.augments))
     called = augment if isinstance(augment, FunctionType) else type(augment).__call__
     return getattr(called, "in_parts", False)
+
+
+def changed(augment: Augment, inputs: Tensor, draws: Draws) -> Tensor:
+    """The inputs as an augmentation changes them.
+
+    Raises TypeError where it is given several generators and does not understand them.
+    """
+    if isinstance(draws, torch.Generator):
+        return augment(inputs, draws)
+    if not takes_parts(augment):
+        raise TypeError(f"{augment} takes one generator: mark it `in_parts` if it takes several")
+    return augment(inputs, draws)
 
 
 def uniform(draws: Draws, shape: Sequence[int], batch: int = 0) -> Tensor:
@@ -102,7 +115,7 @@ class _Composed:
 
     def __call__(self, inputs: Tensor, draws: Draws) -> Tensor:
         for augment in self.augments:
-            inputs = augment(inputs, draws)  # type: ignore[arg-type]  # as `takes_parts` says
+            inputs = changed(augment, inputs, draws)
         return inputs
 
 

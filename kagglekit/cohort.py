@@ -142,6 +142,9 @@ class Cohort:
     def _join(self, seats: list[Seat]) -> None:
         """Stack these members; their optimisers' states too."""
         self.seats, self.rows = seats, InStep([seat.plan.loader for seat in seats])
+        augments = [seat.plan.augment for seat in seats]
+        alike = all(_equal(augment, augments[0]) for augment in augments)
+        self.augmented_at_once = alike and takes_parts(augments[0])
         models, plan = [seat.plan.model for seat in seats], seats[0].plan
         self.stack = Stack(models, plan.objective, plan.config, self.passes)
         self.optimizers = Optimizers(plan.model, ("",), plan.groups, plan.config)
@@ -225,9 +228,7 @@ class Cohort:
         """The batch (members · rows, ...) as training sees it, each part (members, rows, ...)."""
         plan, count = self.seats[0].plan, len(self.seats)
         draws = [seat.state.draws for seat in self.seats]
-        if takes_parts(plan.augment) and all(
-            _equal(s.plan.augment, plan.augment) for s in self.seats
-        ):
+        if self.augmented_at_once:
             changed = seen(plan, batch, draws)
             return rebuilt(changed, [part.unflatten(0, (count, -1)) for part in leaves(changed)])
         each = zip(self.seats, *(part.chunk(count) for part in batch), strict=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import capture, checkpoint, devices, randomness, signals
-from .augment import Augment, Draws, mixup
+from .augment import Augment, Draws, changed, mixup
 from .checkpoint import Checkpoint
 from .config import NetworkConfig
 from .dropout import Noise, noise_of
@@ -467,7 +467,7 @@ def seen(plan: Plan, batch: Batch, draws: Draws) -> Any:
     Several generators are those of equal parts of it, for an augmentation that takes them.
     """
     inputs, *rest = batch
-    inputs = plan.augment(inputs, draws)  # type: ignore[arg-type]
+    inputs = changed(plan.augment, inputs, draws)
     if plan.config.mixup:
         inputs, mixed = mixup(inputs, rest[0], plan.config.mixup, draws)
         return [inputs, mixed, *rest[1:]]

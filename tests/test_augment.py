@@ -151,14 +151,14 @@ def test_several_members_draw_at_once_on_a_gpu_what_each_draws_alone(change: Aug
     alone = [change(part.clone(), torch.Generator("cuda").manual_seed(seed))
              for seed, part in enumerate(inputs.split(16))]  # fmt: skip
     generators = [torch.Generator("cuda").manual_seed(seed) for seed in range(5)]
-    torch.testing.assert_close(change(inputs, generators), torch.cat(alone))  # type: ignore[arg-type]
+    torch.testing.assert_close(augment.changed(change, inputs, generators), torch.cat(alone))
 
 
 @every
 def test_each_generator_stands_where_it_would_stand_alone(change: Augment) -> None:
     alone, several = random(3), [random(seed) for seed in range(5)]
     change(images(4), alone)
-    change(images(20), several)  # type: ignore[arg-type]
+    augment.changed(change, images(20), several)
     assert torch.equal(several[3].get_state(), alone.get_state())
 
 
@@ -175,6 +175,8 @@ def test_an_own_augmentation_takes_several_generators_only_where_it_says_so() ->
     for other in (own, Louder(0.1), partial(own), augment.training_view(8)):
         assert not augment.takes_parts(other)  # type: ignore[arg-type]
         assert not augment.takes_parts(augment.compose(augment.flip(), other))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="takes one generator"):
+            augment.changed(other, images(20), [torch.Generator() for _ in range(2)])  # type: ignore[arg-type]
     assert augment.takes_parts(augment.in_parts(own))
 
 
