@@ -30,9 +30,7 @@ from .train import BatchTooLargeError, Plan, Saver, Trained, demand_possible, ep
 
 _FEW_STEPS = 200  # of a stack, or of all members in lanes: a trial takes longer than it saves
 _SHORT = 8.0  # seconds of all training one by one that are over before a trial has paid
-_SHORTEST = (
-    2.0  # the same of many steps, which are quick then: so is a trial, and a stack gains most
-)
+_SHORTEST = 2.0  # the same of many steps: they are quick then, and so is a trial
 _MANY_STEPS = 3_000  # of all members
 _BUSY_STEP = 0.02  # seconds of convolutions from which they keep a CPU busy by themselves
 _LONG_STEP = 0.3  # seconds of a step alone from which a stack's trial costs more than it finds out

@@ -7,6 +7,7 @@ however many weights there are; none of them waits for the device.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.amp.grad_scaler import GradScaler
 from .muon import longer, orthogonalised
 
 
-class Skipping(torch.optim.Optimizer):
+class Skipping(torch.optim.Optimizer, ABC):
     """An optimiser of stacks (models, ...), of which each model may skip a step by itself.
 
     A model that skips keeps weights, moments and the number of its steps. A weight without a
@@ -43,11 +44,11 @@ class Skipping(torch.optim.Optimizer):
                 stacks, parts = zip(*((w, part.view_as(w)) for w, part in moved), strict=True)
                 torch._foreach_sub_(stacks, parts)
 
+    @abstractmethod
     def _step(
         self, group: dict[str, Any], gradients: Tensor, share: Tensor, weights: Tensor | None
     ) -> Tensor:
         """(models, columns) to subtract; `share` is 0 for those that skip, `weights` decay."""
-        raise NotImplementedError
 
     def _remembered(self, group: dict[str, Any], gradients: Tensor) -> dict[str, Tensor]:
         """What the optimiser keeps of a group: moments, and each model's number of steps."""

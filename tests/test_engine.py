@@ -357,6 +357,20 @@ def test_out_of_memory_halves_the_cohort_and_goes_on(
         np.testing.assert_allclose(ours(of.valid), theirs(of.valid), atol=1e-4)
 
 
+def test_memory_that_ends_while_a_stack_s_members_answer_trains_nothing_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*others: Member) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    made = [replace(of, done=full) for of in members(numbers(), tmp_path)]
+    with pytest.raises(torch.OutOfMemoryError):
+        regressor().fit(made, settings(engine="stacked"))
+    (choice,) = choices.recorded(tmp_path)
+    assert choice.engine == "stacked"
+    assert [line for line in caplog.messages if line.startswith("engine:")] == [f"engine: {choice}"]
+
+
 def test_a_cohort_that_is_halved_in_the_middle_has_each_epoch_once_in_its_history(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
