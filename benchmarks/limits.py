@@ -10,7 +10,6 @@ doi:10.1145/1498765.1498785. Beside it stands the time of a step of kagglekit, e
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -107,9 +106,7 @@ def _count(model: nn.Module) -> int:
 def steps(prepared: Prepared) -> int:
     """Steps of all networks together."""
     case = prepared.case
-    return sum(
-        case.epochs * math.ceil(len(member.train) / case.batch) for member in prepared.members()
-    )
+    return sum(case.epochs * case.batches(len(member.train)) for member in prepared.members())
 
 
 def row(case: Case, folder: Path, real: Real, known: dict[str, Machine]) -> str:
